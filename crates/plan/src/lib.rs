@@ -1,0 +1,7 @@
+//! What this node should look like, and the steps to get there. Pure: the cluster as data in, a whole wish out.
+
+pub mod desired;
+pub mod view;
+
+pub use desired::{Desired, Filter, LocalIdentity, PeerName, Pin, RemoteIdentity, Route, RouteTable, RouteTarget};
+pub use view::{ClusterView, Event, Object, ObjectKey};

@@ -1,0 +1,1 @@
+//! Who a packet is for, and how it is sealed.

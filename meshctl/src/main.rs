@@ -1,0 +1,2 @@
+//! meshctl: what people type.
+fn main() {}

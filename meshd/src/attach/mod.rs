@@ -1,0 +1,1 @@
+//! The CNI server: answers the plugin on a unix socket.

@@ -1,0 +1,1 @@
+//! Where the world comes from: manifests in, our own objects out.

@@ -1,0 +1,1 @@
+//! The controller: signs bindings and says which address belongs to whom.

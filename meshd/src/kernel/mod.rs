@@ -1,0 +1,1 @@
+//! The only netlink and nft calls: what is desired is made so.

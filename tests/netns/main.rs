@@ -1,0 +1,2 @@
+//! Real binaries, real kernel, private namespaces.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Simulation: many nodes, one seed, a clock that jumps.

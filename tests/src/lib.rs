@@ -1,0 +1,1 @@
+//! Nothing lives here: the targets beside this file are the package.

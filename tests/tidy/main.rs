@@ -1,0 +1,1 @@
+//! Tidy: the house rules as a test.
