@@ -1,1 +1,140 @@
-//! Flags and environment, checked as a whole.
+//! Flags and environment, checked as a whole; the only place where the daemon reads either.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use identity::{NodeName, TrustDomain};
+
+/// The Weft daemon. Run `meshd node` on every node and `meshd controller` once per cluster.
+#[derive(Debug, Parser)]
+#[command(name = "meshd", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The daemon's two programs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The node daemon: attaches workloads, holds the kernel state, encrypts.
+    Node(NodeConfig),
+    /// The controller: signs key bindings and says which address belongs to which identity.
+    Controller(ControllerConfig),
+}
+
+/// What both programs are told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SharedConfig {
+    /// Folder of manifests that is watched (the directory back end); it must exist.
+    #[arg(long, env = "WEFT_DIRECTORY", value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Namespace whose selector-less PeerAuthentication counts for the whole mesh.
+    #[arg(long, env = "WEFT_ROOT_NAMESPACE", default_value = "weft-system", value_name = "NAME")]
+    pub(crate) root_namespace: String,
+    /// How long a WireGuard key is used before the next epoch's takes over: 60s to 30d, for example 24h. The same
+    /// on every node and on the controller.
+    #[arg(long, env = "WEFT_ROTATION_PERIOD", default_value = "24h", value_name = "DURATION", value_parser = rotation_period)]
+    pub(crate) rotation_period: Duration,
+    /// What to log: a level or a list of target=level (tracing's filter syntax).
+    #[arg(long, env = "WEFT_LOG", default_value = "info,boringtun=error", value_name = "FILTER")]
+    pub(crate) log: String,
+    /// Log as JSON lines.
+    #[arg(long, env = "WEFT_LOG_JSON")]
+    pub(crate) log_json: bool,
+}
+
+/// `meshd node`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeConfig {
+    #[command(flatten)]
+    pub(crate) shared: SharedConfig,
+    /// This node's name, as the cluster calls it.
+    #[arg(long, env = "WEFT_NODE", value_name = "NAME", value_parser = node_name)]
+    pub(crate) node: NodeName,
+    /// Where secrets and attachments outlive the daemon.
+    #[arg(long, env = "WEFT_STATE_DIR", default_value = "/var/lib/weft", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Where the sockets are: cni.sock for the plugin, admin.sock for meshctl.
+    #[arg(long, env = "WEFT_RUN_DIR", default_value = "/run/weft", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+    /// File with the one-time join token of `meshctl node token`; needed until this node has joined.
+    #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// The UDP port of all identities' sessions.
+    #[arg(long, env = "WEFT_LISTEN_PORT", default_value_t = 51840, value_name = "PORT")]
+    pub(crate) listen_port: u16,
+    /// The link whose addresses peers reach this node at; by default the one that the default route leaves by.
+    #[arg(long, env = "WEFT_UNDERLAY_LINK", value_name = "LINK")]
+    pub(crate) underlay_link: Option<String>,
+    /// Name of the TUN device.
+    #[arg(long, env = "WEFT_TUN", default_value = "mesh0", value_name = "LINK")]
+    pub(crate) tun: String,
+}
+
+/// `meshd controller`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ControllerConfig {
+    #[command(flatten)]
+    pub(crate) shared: SharedConfig,
+    /// The trust domain of every identity; fixed at the first start.
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
+    pub(crate) trust_domain: TrustDomain,
+    /// Where the CA's keys and the join tokens are kept, mode 0700.
+    #[arg(long, env = "WEFT_CONTROLLER_STATE_DIR", default_value = "/var/lib/weft-controller", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Where controller.sock is, for meshctl.
+    #[arg(long, env = "WEFT_RUN_DIR", default_value = "/run/weft", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+}
+
+fn node_name(text: &str) -> Result<NodeName, String> {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if text.len() > 253 || !text.bytes().all(good) || !edge(text.bytes().next()) || !edge(text.bytes().last()) {
+        return Err("a node name is an RFC 1123 subdomain: a-z, 0-9, '-', '.', at most 253 characters".to_owned());
+    }
+    Ok(NodeName(text.to_owned()))
+}
+
+/// Reads `90s`, `15m`, `24h`, `7d`.
+fn rotation_period(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration: a whole number and s, m, h or d, for example 24h");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds_per = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds_per).ok_or_else(wrong)?;
+    if !(60..=30 * 86_400).contains(&seconds) {
+        return Err(format!("{text} is out of range: 60s to 30d"));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_period_is_read_with_its_unit_and_range() {
+        assert_eq!(rotation_period("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(rotation_period("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "59s", "31d", "1w", "-5s", "s", "99999999999999999999h"] {
+            assert!(rotation_period(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_node_name_is_an_rfc_1123_subdomain() {
+        assert!(node_name("n1.example").is_ok());
+        for bad in ["", "N1", "-n", "n-", "a/b", "a b", "..", &"a".repeat(254)] {
+            assert!(node_name(bad).is_err(), "{bad} was taken");
+        }
+    }
+}

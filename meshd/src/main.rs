@@ -10,4 +10,21 @@ mod datapath;
 mod kernel;
 mod store;
 
-fn main() {}
+use clap::Parser;
+use config::{Cli, Command};
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Node(config) => app::run_node(config),
+        Command::Controller(config) => app::run_controller(config),
+    };
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // the log may not be up yet, and a supervisor shows what is on stderr
+            use std::io::Write as _;
+            let _shown = writeln!(std::io::stderr(), "meshd: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
