@@ -11,4 +11,9 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub mod capability;
+pub mod fault;
 pub mod netns;
+pub mod poll;
+pub mod tun;
+pub mod udp;

@@ -1,0 +1,387 @@
+//! One UDP port on both IP families: batched receiving with GRO, and replies from the address that was addressed.
+//!
+//! A thin coat over quinn-udp, which knows the control messages. What is ours: the two sockets of one port, the mark,
+//! the buffers, fragmentation, and falling over to another source address when a remembered one is gone.
+//!
+//! Fragmentation of the outer packets is allowed in both families, as kernel WireGuard does: the device's MTU leaves
+//! room for the outer headers on this host's underlay, so a fragment is made only where a path further on is narrower,
+//! and there it beats a black hole.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::{array, fmt};
+
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Size of the kernel's receive and send buffers that is asked for, for each socket: about 2,700 full packets, a
+/// quarter of a second at 1 Gbit/s. Beyond `net.core.rmem_max` it takes CAP_NET_ADMIN, which a marked socket needs
+/// anyway.
+pub const BUFFER_BYTES: usize = 4 << 20;
+
+/// Messages that one receive call may fill. With GRO each can hold 64 datagrams of one sender.
+pub const MESSAGES_MAX: usize = 8;
+
+/// Room for one message: the kernel never merges beyond it (UDP_GRO, udp(7)).
+const MESSAGE_BYTES: usize = 65_535;
+
+/// How often another port is tried when the kernel's choice for one family is taken in the other.
+const PORT_TRIES: usize = 16;
+
+/// An IP family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// Why a port cannot be had.
+#[derive(Debug)]
+pub enum UdpError {
+    /// The port of one family cannot be bound.
+    Bind {
+        /// Which family.
+        family: Family,
+        /// Which port; 0 asked the kernel to choose.
+        port: u16,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An option of the socket cannot be set.
+    Option {
+        /// Which.
+        option: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel has neither IP family.
+    NoFamily,
+}
+
+impl fmt::Display for UdpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { family, port, source } => {
+                write!(f, "cannot bind UDP port {port} on {family}: {source}")?;
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        write!(f, "; another process has it (`ss -lunp`): stop it or choose another port")
+                    }
+                    io::ErrorKind::PermissionDenied => write!(f, "; a port below 1024 takes CAP_NET_BIND_SERVICE"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Option { option, source } => {
+                write!(f, "cannot set {option} of the UDP socket: {source}")?;
+                match source.kind() {
+                    io::ErrorKind::PermissionDenied => write!(f, "; it takes CAP_NET_ADMIN"),
+                    _ => Ok(()),
+                }
+            }
+            Self::NoFamily => f.write_str("this host has neither IPv4 nor IPv6"),
+        }
+    }
+}
+
+impl std::error::Error for UdpError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bind { source, .. } | Self::Option { source, .. } => Some(source),
+            Self::NoFamily => None,
+        }
+    }
+}
+
+/// One UDP port, on whichever IP families the host has.
+#[derive(Debug)]
+pub struct Udp {
+    v4: Option<Half>,
+    v6: Option<Half>,
+    port: u16,
+}
+
+/// How a datagram left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// From the address asked for, or there was no preference.
+    AsAsked,
+    /// From another address, because the one asked for is not ours any more or leads nowhere.
+    SourceGone,
+}
+
+/// The socket of one family.
+#[derive(Debug)]
+struct Half {
+    socket: Socket,
+    state: UdpSocketState,
+}
+
+impl Udp {
+    /// Binds `port` (0: one that is free in both families) on all addresses of the calling thread's network
+    /// namespace. `mark` is put on every packet sent (`SO_MARK`; 0 for none). A family that the kernel does not have is
+    /// left out; one whose addresses are merely disabled now is bound and works once it has some.
+    ///
+    /// # Errors
+    /// [`UdpError`] says which and what to do.
+    pub fn bind(port: u16, mark: u32) -> Result<Self, UdpError> {
+        let mut tries = PORT_TRIES;
+        loop {
+            let v4 = Half::bind(Family::V4, port, mark)?;
+            let chosen = match &v4 {
+                Some(half) => half.port(Family::V4)?,
+                None => port,
+            };
+            match Half::bind(Family::V6, chosen, mark) {
+                Err(UdpError::Bind { source, .. })
+                    if port == 0 && tries > 0 && source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    tries -= 1;
+                }
+                Err(error) => return Err(error),
+                Ok(v6) => {
+                    let port = match (&v4, &v6) {
+                        (Some(_), _) => chosen,
+                        (None, Some(half)) => half.port(Family::V6)?,
+                        (None, None) => return Err(UdpError::NoFamily),
+                    };
+                    return Ok(Self { v4, v6, port });
+                }
+            }
+        }
+    }
+
+    /// The port, which is the same in both families.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What to wait on for one family, if the host has it.
+    #[must_use]
+    pub fn source(&self, family: Family) -> Option<BorrowedFd<'_>> {
+        self.half(family).map(|half| half.socket.as_fd())
+    }
+
+    /// Receives what is there into `batch`, at most [`MESSAGES_MAX`] messages; whether there was anything. Never
+    /// blocks. A family that the host lacks has nothing.
+    ///
+    /// # Errors
+    /// Sorted by [`crate::fault::Fault`]; none of them breaks the socket.
+    pub fn recv(&self, family: Family, batch: &mut Batch) -> io::Result<bool> {
+        batch.filled = 0;
+        let Some(half) = self.half(family) else { return Ok(false) };
+        let mut buffers = batch.buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
+        match half.state.recv((&half.socket).into(), &mut buffers, &mut batch.metas) {
+            Ok(filled) => {
+                batch.filled = filled;
+                Ok(filled > 0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends one datagram to `to`, from the local address `from` if there is a preference. When that address is not
+    /// ours any more the kernel chooses, and [`Sent::SourceGone`] says that `from` should be forgotten. Never blocks.
+    ///
+    /// # Errors
+    /// Sorted by [`crate::fault::Fault`]: `Full`, `TooBig`, `Unreachable` (also for a family that the host lacks),
+    /// `Forbidden`, `Other`. None of them breaks the socket.
+    pub fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) -> io::Result<Sent> {
+        let family = Family::of(to.ip());
+        let half = match family {
+            Family::V4 => self.v4.as_mut(),
+            Family::V6 => self.v6.as_mut(),
+        };
+        let half = half.ok_or_else(|| io::Error::from(Errno::NETUNREACH))?;
+        let from = from.filter(|from| Family::of(*from) == family);
+        let mut transmit =
+            Transmit { destination: to, ecn: None, contents: datagram, segment_size: None, src_ip: from };
+        match half.state.try_send((&half.socket).into(), &transmit) {
+            Ok(()) => Ok(Sent::AsAsked),
+            Err(error) if from.is_some() && is_source_gone(&error) => {
+                // quinn-udp takes EINVAL for an old kernel and gives up ECN and GSO for good: start it afresh
+                half.state = half.fresh_state()?;
+                transmit.src_ip = None;
+                half.state.try_send((&half.socket).into(), &transmit)?;
+                Ok(Sent::SourceGone)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn half(&self, family: Family) -> Option<&Half> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+}
+
+/// What the kernel says to a source address that is not ours: IPv4 EINVAL (ip_route_output_key_hash_rcu()), IPv6
+/// EINVAL (ip6_datagram_send_ctl()) or EADDRNOTAVAIL; and when no route suits it, ENETUNREACH.
+fn is_source_gone(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::ADDRNOTAVAIL | Errno::NETUNREACH | Errno::HOSTUNREACH)
+    )
+}
+
+impl Half {
+    /// `None` when the kernel lacks the family.
+    fn bind(family: Family, port: u16, mark: u32) -> Result<Option<Self>, UdpError> {
+        let (domain, any): (_, IpAddr) = match family {
+            Family::V4 => (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
+            Family::V6 => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
+        };
+        let failed = |source| UdpError::Bind { family, port, source };
+        let socket = match Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)) {
+            Err(error) if is_family_missing(&error) => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        if family == Family::V6 {
+            socket.set_only_v6(true).map_err(|source| UdpError::Option { option: "IPV6_V6ONLY", source })?;
+        }
+        if mark != 0 {
+            socket.set_mark(mark).map_err(|source| UdpError::Option { option: "SO_MARK", source })?;
+        }
+        set_buffers(&socket)?;
+        match socket.bind(&SocketAddr::new(any, port).into()) {
+            Err(error) if is_family_missing(&error) => return Ok(None),
+            other => other.map_err(failed)?,
+        }
+        let state = state_of(&socket, family)?;
+        Ok(Some(Self { socket, state }))
+    }
+
+    fn family(&self) -> io::Result<Family> {
+        Ok(if self.socket.local_addr()?.is_ipv4() { Family::V4 } else { Family::V6 })
+    }
+
+    fn fresh_state(&self) -> io::Result<UdpSocketState> {
+        state_of(&self.socket, self.family()?).map_err(io::Error::other)
+    }
+
+    fn port(&self, family: Family) -> Result<u16, UdpError> {
+        let address = self.socket.local_addr().map_err(|source| UdpError::Bind { family, port: 0, source })?;
+        Ok(address.as_socket().map_or(0, |address| address.port()))
+    }
+}
+
+fn is_family_missing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT))
+}
+
+/// Asks for packet info and GRO (by quinn-udp), then allows fragments, which quinn-udp forbids.
+fn state_of(socket: &Socket, family: Family) -> Result<UdpSocketState, UdpError> {
+    let failed = |option| move |source| UdpError::Option { option, source };
+    let state = UdpSocketState::new(socket.into()).map_err(failed("IP_PKTINFO"))?;
+    let discovery = |errno: Errno| UdpError::Option { option: "IP_MTU_DISCOVER", source: errno.into() };
+    match family {
+        Family::V4 => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT).map_err(discovery)?,
+        Family::V6 => {
+            allow_local_fragments_v6(socket).map_err(failed("IPV6_DONTFRAG"))?;
+            sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::WANT).map_err(discovery)?;
+        }
+    }
+    Ok(state)
+}
+
+/// Takes back what quinn-udp sets beside path MTU discovery.
+fn allow_local_fragments_v6(socket: &Socket) -> io::Result<()> {
+    let off: libc::c_int = 0;
+    let length = size_of_val(&off) as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of one c_int, which this option is and the kernel only reads.
+    let answer = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, (&raw const off).cast(), length)
+    };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn set_buffers(socket: &Socket) -> Result<(), UdpError> {
+    let failed = |option| move |errno: Errno| UdpError::Option { option, source: errno.into() };
+    sockopt::set_socket_recv_buffer_size_force(socket, BUFFER_BYTES)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, BUFFER_BYTES))
+        .map_err(failed("SO_RCVBUF"))?;
+    sockopt::set_socket_send_buffer_size_force(socket, BUFFER_BYTES)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(socket, BUFFER_BYTES))
+        .map_err(failed("SO_SNDBUF"))
+}
+
+/// Memory that datagrams are received into: [`MESSAGES_MAX`] times 64 KiB, made once.
+pub struct Batch {
+    buffers: [Box<[u8]>; MESSAGES_MAX],
+    metas: [RecvMeta; MESSAGES_MAX],
+    filled: usize,
+}
+
+/// A datagram in a [`Batch`].
+#[derive(Debug)]
+pub struct Datagram<'a> {
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Which of our addresses it was sent to, unless the kernel did not say.
+    pub to: Option<IpAddr>,
+    /// Its contents.
+    pub bytes: &'a mut [u8],
+}
+
+impl Batch {
+    /// Makes an empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            buffers: array::from_fn(|_| vec![0; MESSAGE_BYTES].into_boxed_slice()),
+            metas: array::from_fn(|_| RecvMeta::default()),
+            filled: 0,
+        }
+    }
+
+    /// What the last [`Udp::recv`] found, in order of arrival.
+    pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
+        self.buffers.iter_mut().zip(&self.metas).take(self.filled).flat_map(|(buffer, meta)| {
+            let bytes = buffer.get_mut(..meta.len).unwrap_or_default();
+            bytes.chunks_mut(meta.stride.max(1)).map(|bytes| Datagram { from: meta.addr, to: meta.dst_ip, bytes })
+        })
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("filled", &self.filled).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

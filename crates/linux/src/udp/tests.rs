@@ -1,0 +1,201 @@
+//! Real sockets in namespaces of the tests' own.
+
+use super::*;
+use crate::fault::Fault;
+use crate::netns::Netns;
+use crate::poll::Waker;
+use std::net::UdpSocket;
+use std::process::Command;
+
+fn ip(args: &str) {
+    let done = Command::new("ip").args(args.split(' ')).output().unwrap();
+    assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Runs `work` in a new network namespace whose loopback is up.
+fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let netns = Netns::create().expect("these tests need root: run them under `unshare -rnm`");
+    netns
+        .within(|| {
+            ip("link set lo up");
+            work()
+        })
+        .unwrap()
+}
+
+/// Waits for one message and gives its datagrams as (sender's address, our address, contents).
+fn receive(udp: &Udp, family: Family) -> Vec<(IpAddr, Option<IpAddr>, Vec<u8>)> {
+    let mut batch = Batch::new();
+    Waker::new().unwrap().wait([udp.source(family)], None).unwrap();
+    assert!(udp.recv(family, &mut batch).unwrap());
+    batch.datagrams().map(|datagram| (datagram.from.ip(), datagram.to, datagram.bytes.to_vec())).collect()
+}
+
+#[test]
+fn both_families_share_one_port() {
+    inside(|| {
+        let mut a = Udp::bind(0, 0).unwrap();
+        let b = Udp::bind(0, 0).unwrap();
+        assert_ne!(a.port(), b.port());
+        for (family, loopback) in
+            [(Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST)), (Family::V6, Ipv6Addr::LOCALHOST.into())]
+        {
+            assert_eq!(a.send(SocketAddr::new(loopback, b.port()), None, b"hello").unwrap(), Sent::AsAsked);
+            assert_eq!(receive(&b, family), [(loopback, Some(loopback), b"hello".to_vec())]);
+            assert!(!b.recv(family, &mut Batch::new()).unwrap(), "and nothing more");
+        }
+    });
+}
+
+#[test]
+fn a_reply_leaves_from_the_address_that_was_addressed() {
+    inside(|| {
+        let addresses = ["10.7.0.1", "10.7.0.2", "fd07::1", "fd07::2"];
+        for (address, bits) in addresses.iter().zip([32, 32, 128, 128]) {
+            ip(&format!("addr add {address}/{bits} dev lo"));
+        }
+        let mut ours = Udp::bind(0, 0).unwrap();
+        for address in addresses {
+            let address: IpAddr = address.parse().unwrap();
+            let family = Family::of(address);
+            // bound to a loopback address, which would be the kernel's choice for our side too
+            let any = if family == Family::V4 { "127.0.0.1:0" } else { "[::1]:0" };
+            let theirs = UdpSocket::bind(any).unwrap();
+            theirs.send_to(b"?", SocketAddr::new(address, ours.port())).unwrap();
+            let (_, addressed, _) = receive(&ours, family).remove(0);
+            assert_eq!(addressed, Some(address));
+            ours.send(theirs.local_addr().unwrap(), addressed, b"!").unwrap();
+            assert_eq!(theirs.recv_from(&mut [0; 8]).unwrap().1, SocketAddr::new(address, ours.port()));
+        }
+    });
+}
+
+#[test]
+fn a_source_address_that_is_gone_falls_over_to_another() {
+    inside(|| {
+        let mut ours = Udp::bind(0, 0).unwrap();
+        let peer = Udp::bind(0, 0).unwrap();
+        for (family, loopback, gone) in [(Family::V4, "127.0.0.1", "10.7.0.9"), (Family::V6, "::1", "fd07::9")] {
+            let loopback: IpAddr = loopback.parse().unwrap();
+            let to = SocketAddr::new(loopback, peer.port());
+            assert_eq!(ours.send(to, gone.parse().ok(), b"x").unwrap(), Sent::SourceGone);
+            assert_eq!(receive(&peer, family)[0].0, loopback);
+            assert!(ours.half(family).unwrap().state.max_gso_segments() > 1, "offload stays on");
+        }
+    });
+}
+
+#[test]
+fn a_preference_of_the_other_family_is_no_preference() {
+    inside(|| {
+        let mut ours = Udp::bind(0, 0).unwrap();
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ours.port());
+        assert_eq!(ours.send(to, Some(Ipv6Addr::LOCALHOST.into()), b"x").unwrap(), Sent::AsAsked);
+    });
+}
+
+#[test]
+fn the_mark_routes_what_is_sent() {
+    inside(|| {
+        ip("route add local 10.6.0.0/16 dev lo table 77");
+        ip("rule add fwmark 0x02000000/0x0f000000 lookup 77");
+        let to = |port| SocketAddr::new("10.6.0.1".parse().unwrap(), port);
+        let mut plain = Udp::bind(0, 0).unwrap();
+        let mut marked = Udp::bind(0, 0x0200_0000).unwrap();
+        let unreachable = plain.send(to(marked.port()), None, b"x").unwrap_err();
+        assert_eq!(Fault::of(&unreachable), Fault::Unreachable);
+        marked.send(to(plain.port()), None, b"x").unwrap();
+    });
+}
+
+#[test]
+fn a_host_whose_ipv6_is_disabled_uses_ipv4() {
+    inside(|| {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        let mut udp = Udp::bind(0, 0).unwrap();
+        let port = udp.port();
+        udp.send(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), None, b"x").unwrap();
+        assert_eq!(receive(&udp, Family::V4).len(), 1);
+        let refused = udp.send(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port), None, b"x").unwrap_err();
+        assert_eq!(Fault::of(&refused), Fault::Unreachable);
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    inside(|| {
+        let first = Udp::bind(0, 0).unwrap();
+        let second = Udp::bind(first.port(), 0).unwrap_err();
+        assert!(second.to_string().contains(&first.port().to_string()), "{second}");
+        // only one family taken: nothing is left half bound
+        let lone = UdpSocket::bind("[::]:0").unwrap();
+        let port = lone.local_addr().unwrap().port();
+        drop(Udp::bind(port, 0).unwrap_err());
+        drop(UdpSocket::bind(("0.0.0.0", port)).unwrap_err());
+        drop(lone);
+        Udp::bind(port, 0).unwrap();
+    });
+}
+
+#[test]
+fn an_outer_packet_larger_than_the_link_is_fragmented() {
+    inside(|| {
+        ip("link set lo mtu 1280");
+        let mut ours = Udp::bind(0, 0).unwrap();
+        let peer = Udp::bind(0, 0).unwrap();
+        for (family, loopback) in
+            [(Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST)), (Family::V6, Ipv6Addr::LOCALHOST.into())]
+        {
+            ours.send(SocketAddr::new(loopback, peer.port()), None, &[7; 1400]).unwrap();
+            assert_eq!(receive(&peer, family)[0].2.len(), 1400);
+        }
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), peer.port());
+        let too_big = ours.send(to, None, &[0; 65_508]).unwrap_err();
+        assert_eq!(Fault::of(&too_big), Fault::TooBig);
+    });
+}
+
+#[test]
+fn a_forbidding_firewall_is_told_from_a_full_queue() {
+    inside(|| {
+        let rules = "table inet t { chain o { type filter hook output priority 0; udp dport 9 drop; }; }";
+        assert!(Command::new("nft").arg(rules).status().unwrap().success());
+        let mut udp = Udp::bind(0, 0).unwrap();
+        let refused = udp.send(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9), None, b"x").unwrap_err();
+        assert_eq!(Fault::of(&refused), Fault::Forbidden);
+    });
+}
+
+#[test]
+fn merged_datagrams_come_apart_again() {
+    inside(|| {
+        let udp = Udp::bind(0, 0).unwrap();
+        let peer = Udp::bind(0, 0).unwrap();
+        let half = peer.half(Family::V4).unwrap();
+        // one GSO send over loopback is received as one GRO message
+        let contents: Vec<u8> = (0..250).collect();
+        let transmit = Transmit {
+            destination: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), udp.port()),
+            ecn: None,
+            contents: &contents,
+            segment_size: Some(100),
+            src_ip: None,
+        };
+        half.state.try_send((&half.socket).into(), &transmit).unwrap();
+        let lengths: Vec<usize> = receive(&udp, Family::V4).iter().map(|(_, _, bytes)| bytes.len()).collect();
+        assert_eq!(lengths, [100, 100, 50]);
+    });
+}
+
+#[test]
+fn an_empty_datagram_is_no_end() {
+    inside(|| {
+        let mut udp = Udp::bind(0, 0).unwrap();
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), udp.port());
+        udp.send(to, None, b"").unwrap();
+        udp.send(to, None, b"x").unwrap();
+        let mut batch = Batch::new();
+        assert!(udp.recv(Family::V4, &mut batch).unwrap());
+        assert_eq!(batch.datagrams().map(|datagram| datagram.bytes.len()).collect::<Vec<_>>(), [1]);
+    });
+}
