@@ -1,1 +1,24 @@
-//! stub
+//! Packets as views over bytes: parse once, then getters that cannot fail.
+//!
+//! It holds no state, knows no socket and allocates nothing; hostile bytes give an error, never a panic. It is *not* a
+//! network stack: it reads what the mesh needs to route, to police and to show, and writes nothing but checksums.
+//!
+//! Three main types: [`IpPacket`], the header view; [`Flow`], the five-tuple; [`checksum::Sum`], the internet checksum.
+//!
+//! ```
+//! let bytes = [
+//!     0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, // IPv4, UDP
+//!     0x30, 0x39, 0, 53, 0, 8, 0, 0, // 12345 -> 53
+//! ];
+//! let packet = packet::IpPacket::parse(&bytes)?;
+//! assert_eq!(packet.source().to_string(), "10.0.0.1");
+//! assert_eq!(packet::Flow::of(&packet).ports.destination(), Some(53));
+//! # Ok::<(), packet::ParseError>(())
+//! ```
+
+pub mod checksum;
+pub mod flow;
+pub mod ip;
+
+pub use flow::{Flow, Ports};
+pub use ip::{Fragment, IpPacket, ParseError, Version};
