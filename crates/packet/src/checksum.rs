@@ -17,7 +17,7 @@ impl Sum {
 
     /// Adds bytes, as big-endian words; an odd last byte is padded with zero.
     #[must_use]
-    pub fn add(mut self, bytes: &[u8]) -> Self {
+    pub fn add_bytes(mut self, bytes: &[u8]) -> Self {
         let (words, odd) = bytes.as_chunks::<2>();
         for word in words {
             self.0 += u64::from(u16::from_be_bytes(*word));
@@ -40,10 +40,12 @@ impl Sum {
     #[must_use]
     pub fn add_pseudo_header(self, source: IpAddr, destination: IpAddr, protocol: u8, length: u32) -> Self {
         let both = match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => self.add(&source.octets()).add(&destination.octets()),
-            (source, destination) => self.add(&octets_v6(source)).add(&octets_v6(destination)),
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.add_bytes(&source.octets()).add_bytes(&destination.octets())
+            }
+            (source, destination) => self.add_bytes(&octets_v6(source)).add_bytes(&octets_v6(destination)),
         };
-        both.add(&length.to_be_bytes()).add_word(u16::from(protocol))
+        both.add_bytes(&length.to_be_bytes()).add_word(u16::from(protocol))
     }
 
     /// Folds the sum into the checksum field's value: the complement of the 16-bit one's-complement sum.
@@ -62,7 +64,7 @@ impl Sum {
 /// The checksum of some bytes. Over bytes that contain a correct checksum the result is 0.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u16 {
-    Sum::new().add(bytes).checksum()
+    Sum::new().add_bytes(bytes).checksum()
 }
 
 /// The checksum after one word under it changed from `old` to `new` (RFC 1624 equation 3).
@@ -86,7 +88,7 @@ mod tests {
 
     #[test]
     fn rfc_1071_section_3_example() {
-        let sum = Sum::new().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        let sum = Sum::new().add_bytes(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.checksum(), !0xddf2);
     }
 
@@ -104,7 +106,7 @@ mod tests {
         // 10.0.0.1:1 -> 10.0.0.2:2, empty: 0a00+0001+0a00+0002 + 0011 + 0008 + 0001+0002+0008+0000
         let sum = Sum::new()
             .add_pseudo_header([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 17, 8)
-            .add(&[0, 1, 0, 2, 0, 8, 0, 0]);
+            .add_bytes(&[0, 1, 0, 2, 0, 8, 0, 0]);
         assert_eq!(sum.checksum(), !0x1427);
     }
 
@@ -135,7 +137,7 @@ mod tests {
         fn pieces_sum_like_the_whole(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..100) {
             let cut = (cut * 2).min(bytes.len() & !1);
             let (left, right) = bytes.split_at(cut);
-            prop_assert_eq!(Sum::new().add(left).add(right).checksum(), checksum(&bytes));
+            prop_assert_eq!(Sum::new().add_bytes(left).add_bytes(right).checksum(), checksum(&bytes));
         }
     }
 }
