@@ -1,1 +1,192 @@
-//! Tidy: the house rules as a test.
+//! The house rules as a test: what CONTRIBUTING.md says and what the code does are held against each other.
+
+mod stairs;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines over which a file is listed as one to look at.
+const SOFT_LINES: usize = 400;
+/// Lines over which a file fails.
+const HARD_LINES: usize = 700;
+/// Names that say nothing: no file, folder or module has one.
+const EMPTY_NAMES: [&str; 9] = ["util", "utils", "common", "misc", "helper", "helpers", "manager", "types", "core"];
+/// Crates that may be named in one place only: the word, and where.
+const ONE_HOME: [(&str, &str); 4] = [
+    ("boringtun", "crates/wg/src/session.rs"),
+    ("rtnetlink", "meshd/src/kernel"),
+    ("netlink_packet_route", "meshd/src/kernel"),
+    ("serde_saphyr", "meshd/src/cluster"),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is inside the repository").to_path_buf()
+}
+
+/// Every file that git would see, by its path from the top.
+fn tracked_files() -> Vec<(String, String)> {
+    let listed = std::process::Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"])
+        .current_dir(root())
+        .output()
+        .expect("git lists the files");
+    assert!(listed.status.success(), "git ls-files failed: {}", String::from_utf8_lossy(&listed.stderr));
+    let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
+    names
+        .split('\0')
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| Some((name.to_owned(), fs::read_to_string(root().join(name)).ok()?)))
+        .collect()
+}
+
+fn rust_files() -> Vec<(String, String)> {
+    let files: Vec<_> = tracked_files().into_iter().filter(|(name, _)| name.ends_with(".rs")).collect();
+    assert!(files.len() > 30, "only {} Rust files found: the listing is broken", files.len());
+    files
+}
+
+fn none(what: &str, offenders: &[String]) {
+    assert!(offenders.is_empty(), "{what}:\n  {}", offenders.join("\n  "));
+}
+
+#[test]
+fn every_file_says_first_what_it_is_for() {
+    let offenders: Vec<_> =
+        rust_files().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(name, _)| name).collect();
+    none("the first line of a Rust file is a `//! ` sentence", &offenders);
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    let mut offenders = Vec::new();
+    for (name, text) in rust_files() {
+        let lines = text.lines().count();
+        if lines > HARD_LINES {
+            offenders.push(format!("{name}: {lines}"));
+        } else if lines > SOFT_LINES {
+            println!("worth splitting: {name} has {lines} lines");
+        }
+    }
+    none("files over 700 lines", &offenders);
+}
+
+#[test]
+fn no_name_is_empty_of_meaning() {
+    let empty = |name: &str| {
+        Path::new(name).iter().any(|part| {
+            let part = part.to_string_lossy();
+            EMPTY_NAMES.contains(&part.trim_end_matches(".rs"))
+        })
+    };
+    let offenders: Vec<_> = rust_files().into_iter().filter(|(name, _)| empty(name)).map(|(name, _)| name).collect();
+    none("names that say nothing", &offenders);
+}
+
+#[test]
+fn each_heavy_dependency_has_one_home() {
+    let mut offenders = Vec::new();
+    for (name, text) in rust_files() {
+        for (word, home) in ONE_HOME {
+            let imports = text.lines().map(str::trim_start).any(|line| {
+                !line.starts_with("//") && (line.contains(&format!("{word}::")) || line.contains(&format!("use {word}")))
+            });
+            let allowed = name.starts_with(home) || name.starts_with("tests/tidy");
+            if imports && !allowed && !(word == "serde_saphyr" && name.starts_with("meshctl/")) {
+                offenders.push(format!("{name} uses {word}, whose home is {home}"));
+            }
+        }
+    }
+    none("imports outside their one home", &offenders);
+}
+
+#[test]
+fn only_the_configuration_and_the_entry_points_read_the_environment() {
+    let homes = ["meshd/src/config.rs", "cni-plugin/src/main.rs", "meshctl/src/", "tests/", "crates/linux/"];
+    let mut offenders = Vec::new();
+    for (name, text) in rust_files() {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let reads = ["env::var", "env::vars", "env::args"].iter().any(|call| code.contains(call));
+        if reads && !name.contains("/tests") && !homes.iter().any(|home| name.starts_with(home)) {
+            offenders.push(name);
+        }
+    }
+    none("files that read the environment", &offenders);
+}
+
+#[test]
+fn no_test_is_switched_off_and_no_work_left_open() {
+    // put together here, so that this file does not find itself
+    let words = ["#[ignore", "#[should_panic", concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME")];
+    let mut offenders = Vec::new();
+    for (name, text) in rust_files() {
+        if name.starts_with("tests/tidy") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            if words.iter().any(|word| line.contains(word)) || line.contains(concat!("// TO", "DO")) {
+                offenders.push(format!("{name}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    none("switched-off tests and open ends", &offenders);
+}
+
+#[test]
+fn every_decision_has_its_five_parts_and_a_number_of_its_own() {
+    let mut numbers = std::collections::BTreeMap::new();
+    let mut offenders = Vec::new();
+    for (name, text) in tracked_files() {
+        let Some(file) = name.strip_prefix("docs/decisions/") else { continue };
+        let number = file.split('-').next().unwrap_or_default().to_owned();
+        if let Some(other) = numbers.insert(number, name.clone()) {
+            offenders.push(format!("{name} and {other} share a number"));
+        }
+        let low = text.to_lowercase();
+        for part in ["question", "decision", "because", "give up", "wrong"] {
+            if !low.contains(part) {
+                offenders.push(format!("{name} lacks its '{part}' part"));
+            }
+        }
+    }
+    assert!(numbers.len() >= 6, "only {} decisions found", numbers.len());
+    none("decisions", &offenders);
+}
+
+#[test]
+fn every_drop_reason_is_in_the_runbook() {
+    let labels = labels_in("crates/wg/src/drop.rs");
+    assert!(labels.len() > 8, "only {} drop reasons found", labels.len());
+    let runbook = fs::read_to_string(root().join("docs/runbook.md")).expect("docs/runbook.md is there");
+    let offenders: Vec<_> = labels.into_iter().filter(|label| !runbook.contains(&format!("`{label}`"))).collect();
+    none("drop reasons without an entry in docs/runbook.md", &offenders);
+}
+
+/// The string labels that a `=> "label"` match in this file gives.
+fn labels_in(file: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(file)).expect("the file with the labels is there");
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let label = |line: &str| Some(line.split("=> \"").nth(1)?.split('"').next()?.to_owned());
+    code.lines().filter_map(label).collect()
+}
+
+#[test]
+fn the_readme_shows_the_two_commands_and_ci_runs_the_second() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md is there");
+    assert!(readme.contains("scripts/demo") && readme.contains("scripts/test"), "README.md lacks one of the two commands");
+    let ci = fs::read_to_string(root().join(".ci/run")).expect(".ci/run is there");
+    assert!(ci.contains("scripts/test"), ".ci/run does not call scripts/test");
+}
+
+#[test]
+fn every_flag_in_the_manifests_exists() {
+    let config = fs::read_to_string(root().join("meshd/src/config.rs")).expect("config.rs is there");
+    let mut offenders = Vec::new();
+    for (name, text) in tracked_files().into_iter().filter(|(name, _)| name.starts_with("manifests/")) {
+        for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+            if word.starts_with("WEFT_") && !config.contains(&format!("\"{word}\"")) {
+                offenders.push(format!("{name}: {word}"));
+            }
+        }
+    }
+    none("environment names that meshd does not read", &offenders);
+}
