@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::selector::Selector;
+use crate::selector::{Labels, Selector};
 
 /// What an enrolled workload accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     /// Clear text only: the workload is out of the mesh.
     Disable,
@@ -54,3 +54,96 @@ pub struct EffectiveMode {
     /// What it sends to receivers outside the mesh.
     pub outbound: Outbound,
 }
+
+impl Mode {
+    /// As manifests spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "DISABLE",
+            Self::Permissive => "PERMISSIVE",
+            Self::Strict => "STRICT",
+        }
+    }
+}
+
+impl Default for EffectiveMode {
+    /// PERMISSIVE and Opportunistic: what holds where nobody said anything.
+    fn default() -> Self {
+        Self { mode: Mode::Permissive, ports: BTreeMap::new(), outbound: Outbound::Opportunistic }
+    }
+}
+
+impl EffectiveMode {
+    /// Whether the workload has a key and is reached by the tunnel: unless it is DISABLE on every port.
+    #[must_use]
+    pub fn is_keyed(&self) -> bool {
+        self.mode != Mode::Disable || self.ports.values().any(|mode| *mode != Mode::Disable)
+    }
+
+    /// Whether clear text is refused at ports that have no exception of their own.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.mode == Mode::Strict
+    }
+
+    /// Whether clear text from a sender without a key is refused at this port.
+    #[must_use]
+    pub fn refuses_clear_at(&self, port: u16) -> bool {
+        self.ports.get(&port).copied().unwrap_or(self.mode) == Mode::Strict
+    }
+}
+
+/// The scopes of a PeerAuthentication, widest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    Mesh,
+    Namespace,
+    Workload,
+}
+
+fn scope_of(policy: &PeerAuthentication, namespace: &str, labels: &Labels, root_namespace: &str) -> Option<Scope> {
+    let here = policy.namespace == namespace;
+    match &policy.selector {
+        Some(selector) if here && selector.matches(labels) => Some(Scope::Workload),
+        Some(_) => None,
+        None if policy.namespace == root_namespace => Some(Scope::Mesh),
+        None if here => Some(Scope::Namespace),
+        None => None,
+    }
+}
+
+/// What holds for an enrolled workload of `namespace` with these labels.
+///
+/// Workload scope wins over namespace, namespace over mesh; in one scope the oldest policy counts and the others are
+/// ignored, a tie goes to the name that sorts first. UNSET is inherited from the wider scope, PERMISSIVE at the end.
+/// Ports come from the workload's policy alone, as in Istio; an UNSET port has the workload's mode.
+pub fn resolve<'a>(
+    policies: impl IntoIterator<Item = &'a PeerAuthentication>,
+    namespace: &str,
+    labels: &Labels,
+    root_namespace: &str,
+) -> EffectiveMode {
+    let mut chosen: BTreeMap<Scope, &PeerAuthentication> = BTreeMap::new();
+    let age = |p: &PeerAuthentication| (p.created, p.name.clone());
+    for policy in policies {
+        let Some(scope) = scope_of(policy, namespace, labels, root_namespace) else { continue };
+        let holder = chosen.entry(scope).or_insert(policy);
+        if age(policy) < age(holder) {
+            *holder = policy;
+        }
+    }
+    let mut effective = EffectiveMode::default();
+    for policy in chosen.values() {
+        effective.mode = policy.mode.unwrap_or(effective.mode);
+        effective.outbound = policy.outbound.unwrap_or(effective.outbound);
+    }
+    if let Some(workload) = chosen.get(&Scope::Workload) {
+        let port = |(port, mode): (&u16, &Option<Mode>)| (*port, mode.unwrap_or(effective.mode));
+        effective.ports = workload.ports.iter().map(port).filter(|(_, mode)| *mode != effective.mode).collect();
+    }
+    effective
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Scope, precedence and ties, as a table and against a naive evaluator.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ROOT: &str = "weft-system";
+
+fn policy(namespace: &str, name: &str, created: u64, app: Option<&str>, mode: Option<Mode>) -> PeerAuthentication {
+    let selector = app.map(|app| Selector {
+        match_labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+        ..Selector::default()
+    });
+    let (namespace, name) = (namespace.to_owned(), name.to_owned());
+    PeerAuthentication { namespace, name, created, selector, mode, ports: BTreeMap::new(), outbound: None }
+}
+
+fn app(name: &str) -> Labels {
+    BTreeMap::from([("app".to_owned(), name.to_owned())])
+}
+
+fn mode_of(policies: &[PeerAuthentication]) -> Mode {
+    resolve(policies, "shop", &app("web"), ROOT).mode
+}
+
+#[test]
+fn f11_nobody_said_anything_is_permissive() {
+    assert_eq!(resolve(&[], "shop", &app("web"), ROOT), EffectiveMode::default());
+}
+
+#[test]
+fn f11_workload_wins_over_namespace_and_namespace_over_mesh() {
+    let mesh = policy(ROOT, "default", 1, None, Some(Mode::Strict));
+    let namespace = policy("shop", "default", 2, None, Some(Mode::Disable));
+    let workload = policy("shop", "web", 3, Some("web"), Some(Mode::Permissive));
+    assert_eq!(mode_of(std::slice::from_ref(&mesh)), Mode::Strict);
+    assert_eq!(mode_of(&[mesh.clone(), namespace.clone()]), Mode::Disable);
+    assert_eq!(mode_of(&[mesh.clone(), namespace, workload]), Mode::Permissive);
+    let elsewhere = policy("other", "default", 1, None, Some(Mode::Disable));
+    let other_app = policy("shop", "db", 1, Some("db"), Some(Mode::Disable));
+    assert_eq!(mode_of(&[mesh, elsewhere, other_app]), Mode::Strict);
+}
+
+#[test]
+fn f11_unset_is_inherited() {
+    let mesh = policy(ROOT, "default", 1, None, Some(Mode::Strict));
+    let namespace = policy("shop", "default", 2, None, None);
+    let workload = policy("shop", "web", 3, Some("web"), None);
+    assert_eq!(mode_of(&[mesh, namespace, workload]), Mode::Strict);
+}
+
+#[test]
+fn f11_the_oldest_wins_a_tie_then_the_name() {
+    let young = policy("shop", "a", 20, None, Some(Mode::Disable));
+    let old = policy("shop", "z", 10, None, Some(Mode::Strict));
+    assert_eq!(mode_of(&[young.clone(), old.clone()]), Mode::Strict);
+    assert_eq!(mode_of(&[old, young]), Mode::Strict);
+    let first = policy("shop", "a", 10, None, Some(Mode::Permissive));
+    let second = policy("shop", "b", 10, None, Some(Mode::Strict));
+    assert_eq!(mode_of(&[second, first]), Mode::Permissive);
+}
+
+#[test]
+fn f11_ports_are_honoured_only_with_a_selector() {
+    let mut workload = policy("shop", "web", 1, Some("web"), Some(Mode::Strict));
+    workload.ports = BTreeMap::from([(80, Some(Mode::Permissive)), (81, None), (82, Some(Mode::Disable))]);
+    let effective = resolve(std::slice::from_ref(&workload), "shop", &app("web"), ROOT);
+    assert_eq!(effective.ports, BTreeMap::from([(80, Mode::Permissive), (82, Mode::Disable)]));
+    assert!(!effective.refuses_clear_at(80) && effective.refuses_clear_at(81) && !effective.refuses_clear_at(82));
+    workload.selector = None;
+    assert!(resolve(&[workload], "shop", &app("web"), ROOT).ports.is_empty());
+}
+
+#[test]
+fn a_workload_is_out_of_the_mesh_only_when_it_is_disable_everywhere() {
+    let disabled = EffectiveMode { mode: Mode::Disable, ..EffectiveMode::default() };
+    assert!(!disabled.is_keyed());
+    let one_port = EffectiveMode { ports: BTreeMap::from([(443, Mode::Strict)]), ..disabled };
+    assert!(one_port.is_keyed() && one_port.refuses_clear_at(443) && !one_port.refuses_clear_at(80));
+}
+
+fn modes() -> impl Strategy<Value = Option<Mode>> {
+    prop_oneof![Just(None), Just(Some(Mode::Strict)), Just(Some(Mode::Permissive)), Just(Some(Mode::Disable))]
+}
+
+prop_compose! {
+    fn any_policy()(ns in 0_usize..3, name in "[a-c]", created in 0_u64..3, sel in 0_usize..3, mode in modes()) -> PeerAuthentication {
+        policy([ROOT, "shop", "other"][ns], &name, created, [None, Some("web"), Some("db")][sel], mode)
+    }
+}
+
+/// Straight from the words: go from the narrowest scope outwards, take the oldest policy of the scope, stop at a mode.
+fn naive(policies: &[PeerAuthentication]) -> Mode {
+    let narrow: [&dyn Fn(&PeerAuthentication) -> bool; 3] = [
+        &|p| p.namespace == "shop" && p.selector.as_ref().is_some_and(|s| s.match_labels["app"] == "web"),
+        &|p| p.namespace == "shop" && p.selector.is_none(),
+        &|p| p.namespace == ROOT && p.selector.is_none(),
+    ];
+    for scope in narrow {
+        let mut there: Vec<_> = policies.iter().filter(|p| scope(p)).collect();
+        there.sort_by(|a, b| a.created.cmp(&b.created).then(a.name.cmp(&b.name)));
+        if let Some(mode) = there.first().and_then(|p| p.mode) {
+            return mode;
+        }
+    }
+    Mode::Permissive
+}
+
+proptest! {
+    #[test]
+    fn f11_resolution_is_what_the_words_say(mut policies in proptest::collection::vec(any_policy(), 0..6)) {
+        // two of one name in one namespace cannot exist
+        policies.sort_by_key(|p| (p.namespace.clone(), p.name.clone()));
+        policies.dedup_by_key(|p| (p.namespace.clone(), p.name.clone()));
+        prop_assert_eq!(mode_of(&policies), naive(&policies));
+    }
+}
