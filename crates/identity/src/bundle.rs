@@ -192,3 +192,6 @@ fn p256_point(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Op
         && point.first() == Some(&4);
     is_p256.then(|| point.to_vec())
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -74,7 +74,8 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError>
         return Err(CertificateError::Der);
     }
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|_rejected| CertificateError::Der)?;
-    if !rest.is_empty() {
+    // the signature is whole bytes; the bits that DER could leave out of the last one are outside of what is signed
+    if !rest.is_empty() || certificate.signature_value.unused_bits != 0 {
         return Err(CertificateError::Der);
     }
     certificate.extensions_map().map_err(|_twice| CertificateError::Extension)?;

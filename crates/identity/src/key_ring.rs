@@ -146,3 +146,6 @@ pub fn validity(epoch: Epoch, period: Duration) -> (UnixTime, UnixTime) {
     let end = epoch.next().start(period);
     (epoch.start(period).before(period), end.after(period.saturating_mul(2)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,3 +138,6 @@ fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), CertificateError> {
         Err(_unreadable) => Err(CertificateError::Extension),
     }
 }
+
+#[cfg(test)]
+mod tests;
