@@ -169,7 +169,7 @@ pub struct Endpoint {
     pub uid: String,
 }
 
-/// Everything known of the cluster.
+/// Everything known of the cluster. Its size is bounded by whoever feeds it: the back ends refuse objects over their limits.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
     /// By name.
@@ -184,4 +184,152 @@ pub struct ClusterView {
     pub mesh_nodes: BTreeMap<NodeName, MeshNode>,
     /// By node.
     pub slices: BTreeMap<NodeName, EndpointSlice>,
+    staged: Option<Box<Self>>,
+    synced: bool,
+}
+
+/// A slice that was not taken because a newer one of the same node is already known (a rolled-back control plane).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RolledBack {
+    /// The revision that came.
+    pub revision: u64,
+    /// The revision that is kept.
+    pub kept: u64,
+}
+
+impl ClusterView {
+    /// Takes one change in.
+    ///
+    /// # Errors
+    /// [`RolledBack`] when an endpoint slice is older than the one already known; the newer one stays.
+    pub fn handle(&mut self, event: Event) -> Result<(), RolledBack> {
+        match event {
+            Event::Init => {
+                self.staged = Some(Box::default());
+                Ok(())
+            }
+            Event::InitDone => {
+                if let Some(staged) = self.staged.take() {
+                    self.replace(*staged);
+                }
+                Ok(())
+            }
+            Event::Apply(object) => self.staged_or_self().apply(object),
+            Event::Delete(key) => {
+                self.staged_or_self().delete(&key);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether one whole list has come in: before that nothing may be concluded from what is absent.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The labels of a namespace; none when it is unknown.
+    #[must_use]
+    pub fn namespace_labels(&self, name: &str) -> Labels {
+        self.namespaces.get(name).map(|namespace| namespace.labels.clone()).unwrap_or_default()
+    }
+
+    fn staged_or_self(&mut self) -> &mut Self {
+        // two steps, because a borrow of `staged` must not outlive the branch
+        if self.staged.is_some() { self.staged.get_or_insert_default() } else { self }
+    }
+
+    fn replace(&mut self, mut fresh: Self) {
+        for (node, kept) in std::mem::take(&mut self.slices) {
+            if let Some(listed) = fresh.slices.get_mut(&node)
+                && listed.revision < kept.revision
+                && listed.node_uid == kept.node_uid
+            {
+                *listed = kept;
+            }
+        }
+        fresh.synced = true;
+        *self = fresh;
+    }
+
+    fn apply(&mut self, object: Object) -> Result<(), RolledBack> {
+        match object {
+            Object::Namespace(it) => drop(self.namespaces.insert(it.name.clone(), it)),
+            Object::Pod(it) => drop(self.pods.insert((it.namespace.clone(), it.name.clone()), it)),
+            Object::Node(it) => drop(self.nodes.insert(it.name.clone(), it)),
+            Object::PeerAuthentication(it) => {
+                self.peer_authentications.insert((it.namespace.clone(), it.name.clone()), it);
+            }
+            Object::MeshNode(it) => drop(self.mesh_nodes.insert(it.name.clone(), *it)),
+            Object::MeshEndpointSlice(it) => {
+                let held = self.slices.get(&it.node).filter(|held| held.node_uid == it.node_uid);
+                if let Some(kept) = held.map(|held| held.revision).filter(|kept| *kept > it.revision) {
+                    return Err(RolledBack { revision: it.revision, kept });
+                }
+                self.slices.insert(it.node.clone(), it);
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &ObjectKey) {
+        let namespaced = (key.namespace.clone(), key.name.clone());
+        let node = NodeName(key.name.clone());
+        match key.kind {
+            "Namespace" => drop(self.namespaces.remove(&key.name)),
+            "Pod" => drop(self.pods.remove(&namespaced)),
+            "Node" => drop(self.nodes.remove(&node)),
+            "PeerAuthentication" => drop(self.peer_authentications.remove(&namespaced)),
+            "MeshNode" => drop(self.mesh_nodes.remove(&node)),
+            "MeshEndpointSlice" => drop(self.slices.remove(&node)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(name: &str) -> Event {
+        Event::Apply(Object::Namespace(Namespace { name: name.to_owned(), labels: Labels::new() }))
+    }
+
+    fn slice(revision: u64) -> Event {
+        let (node, node_uid) = (NodeName("n1".to_owned()), "u".to_owned());
+        Event::Apply(Object::MeshEndpointSlice(EndpointSlice { node, node_uid, revision, endpoints: BTreeMap::new() }))
+    }
+
+    #[test]
+    fn a_relist_replaces_everything_at_once() {
+        let mut view = ClusterView::default();
+        for event in [Event::Init, namespace("a"), namespace("b")] {
+            view.handle(event).unwrap();
+        }
+        assert!(!view.is_synced() && view.namespaces.is_empty());
+        view.handle(Event::InitDone).unwrap();
+        assert!(view.is_synced());
+        for event in [Event::Init, namespace("b"), namespace("c")] {
+            view.handle(event).unwrap();
+        }
+        assert_eq!(view.namespaces.keys().collect::<Vec<_>>(), ["a", "b"], "a half list shows");
+        view.handle(Event::InitDone).unwrap();
+        assert_eq!(view.namespaces.keys().collect::<Vec<_>>(), ["b", "c"]);
+        view.handle(Event::Delete(ObjectKey { kind: "Namespace", namespace: String::new(), name: "b".into() }))
+            .unwrap();
+        assert_eq!(view.namespaces.keys().collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn a_rolled_back_slice_is_refused_by_apply_and_by_list() {
+        let mut view = ClusterView::default();
+        view.handle(slice(7)).unwrap();
+        assert_eq!(view.handle(slice(6)), Err(RolledBack { revision: 6, kept: 7 }));
+        for event in [Event::Init, slice(5), Event::InitDone] {
+            view.handle(event).unwrap();
+        }
+        assert_eq!(view.slices[&NodeName("n1".to_owned())].revision, 7);
+        view.handle(slice(8)).unwrap();
+        assert_eq!(view.slices[&NodeName("n1".to_owned())].revision, 8);
+    }
 }
