@@ -45,18 +45,16 @@ pub enum BundleError {
         found: Fingerprint,
     },
     /// The root is not good.
-    #[error("the root certificate {source}")]
+    #[error("the root certificate {cause}")]
     Root {
-        /// What is wrong with it.
-        #[source]
-        source: CertificateError,
+        /// What is wrong with it; part of the message.
+        cause: CertificateError,
     },
     /// The intermediate is not good.
-    #[error("the intermediate certificate {source}")]
+    #[error("the intermediate certificate {cause}")]
     Intermediate {
-        /// What is wrong with it.
-        #[source]
-        source: CertificateError,
+        /// What is wrong with it; part of the message.
+        cause: CertificateError,
     },
     /// The intermediate's key is not of the one kind that signs bindings.
     #[error("the intermediate certificate's key is not ECDSA P-256")]
@@ -103,8 +101,8 @@ impl TrustBundle {
             Some([der]) => Ok(der.clone()),
             _ => Err(CertificateError::Pem { expected: "one" }),
         };
-        let root_der = one(root).map_err(|source| BundleError::Root { source })?;
-        let intermediate_der = one(intermediate).map_err(|source| BundleError::Intermediate { source })?;
+        let root_der = one(root).map_err(|cause| BundleError::Root { cause })?;
+        let intermediate_der = one(intermediate).map_err(|cause| BundleError::Intermediate { cause })?;
         Ok(Self { trust_domain, root_der, intermediate_der })
     }
 
@@ -137,7 +135,7 @@ impl TrustBundle {
         if found != pinned {
             return Err(BundleError::Pin { pinned, found });
         }
-        let in_root = |source| BundleError::Root { source };
+        let in_root = |cause| BundleError::Root { cause };
         let root = certificate::parse(&self.root_der).map_err(in_root)?;
         let unsigned = |issuer| move |_rejected| CertificateError::Signature { issuer };
         if root.tbs_certificate.subject.as_raw() != root.tbs_certificate.issuer.as_raw() {
@@ -146,7 +144,7 @@ impl TrustBundle {
         root.verify_signature(None).map_err(unsigned("itself")).map_err(in_root)?;
         let root_end = self.check_authority(&root, wall).map_err(in_root)?;
 
-        let in_intermediate = |source| BundleError::Intermediate { source };
+        let in_intermediate = |cause| BundleError::Intermediate { cause };
         let intermediate = certificate::parse(&self.intermediate_der).map_err(in_intermediate)?;
         if intermediate.tbs_certificate.issuer.as_raw() != root.tbs_certificate.subject.as_raw() {
             return Err(in_intermediate(CertificateError::Signature { issuer: "the root" }));

@@ -20,8 +20,10 @@ pub const FLOOR_ENTRIES_MAX: usize = 65_536;
 /// Bindings are admitted after they were verified. What was admitted is forgotten once the longest-lived binding of
 /// it has ended: then all older ones have ended as well and their own `notAfter` keeps them out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<Row>", into = "Vec<Row>")]
+#[serde(try_from = "Written", into = "Written")]
 pub struct EpochFloor {
+    /// Below this, what is not remembered is not believed either: see [`EpochFloor::rebuilt`].
+    least: Epoch,
     entries: BTreeMap<Key, Highest>,
 }
 
@@ -39,6 +41,13 @@ struct Highest {
 }
 
 /// The written form.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Written {
+    least: Epoch,
+    rows: Vec<Row>,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Row {
@@ -83,6 +92,13 @@ pub enum FloorError {
 }
 
 impl EpochFloor {
+    /// A floor for when the remembered one is lost: of what is unknown, only `least` and later is believed. The epoch
+    /// before the one whose turn it is lets every current key in and every older one out.
+    #[must_use]
+    pub fn rebuilt(least: Epoch) -> Self {
+        Self { least, entries: BTreeMap::new() }
+    }
+
     /// Takes note of a verified binding. `Ok(true)` says that something changed which is worth writing down.
     ///
     /// # Errors
@@ -91,6 +107,10 @@ impl EpochFloor {
         let (node, identity) = (binding.node.clone(), binding.spiffe_id.clone());
         let key = Key { node, node_uid: binding.node_uid.clone(), identity };
         let Some(highest) = self.entries.get_mut(&key) else {
+            if binding.epoch < self.least {
+                let (epoch, highest) = (binding.epoch, self.least);
+                return Err(FloorError::Below { node: key.node, identity: key.identity, epoch, highest });
+            }
             if self.entries.len() >= FLOOR_ENTRIES_MAX && !self.forget_ended(wall) {
                 return Err(FloorError::Full { node: key.node, identity: key.identity });
             }
@@ -126,22 +146,22 @@ impl EpochFloor {
     }
 }
 
-impl TryFrom<Vec<Row>> for EpochFloor {
+impl TryFrom<Written> for EpochFloor {
     type Error = FloorError;
 
-    fn try_from(rows: Vec<Row>) -> Result<Self, FloorError> {
-        if rows.len() > FLOOR_ENTRIES_MAX {
-            return Err(FloorError::TooLong { rows: rows.len() });
+    fn try_from(written: Written) -> Result<Self, FloorError> {
+        if written.rows.len() > FLOOR_ENTRIES_MAX {
+            return Err(FloorError::TooLong { rows: written.rows.len() });
         }
         let entry = |row: Row| {
             let key = Key { node: row.node, node_uid: row.node_uid, identity: row.identity };
             (key, Highest { epoch: row.epoch, not_after: row.not_after })
         };
-        Ok(Self { entries: rows.into_iter().map(entry).collect() })
+        Ok(Self { least: written.least, entries: written.rows.into_iter().map(entry).collect() })
     }
 }
 
-impl From<EpochFloor> for Vec<Row> {
+impl From<EpochFloor> for Written {
     fn from(floor: EpochFloor) -> Self {
         let row = |(key, highest): (Key, Highest)| Row {
             node: key.node,
@@ -150,7 +170,7 @@ impl From<EpochFloor> for Vec<Row> {
             epoch: highest.epoch,
             not_after: highest.not_after,
         };
-        floor.entries.into_iter().map(row).collect()
+        Self { least: floor.least, rows: floor.entries.into_iter().map(row).collect() }
     }
 }
 
@@ -202,7 +222,20 @@ mod tests {
         let mut read: EpochFloor = serde_json::from_str(&text).unwrap();
         assert_eq!(read, floor);
         assert!(matches!(read.admit(&binding("n1", "u1", "b", 5), UnixTime(1)), Err(FloorError::Below { .. })));
-        assert!(serde_json::from_str::<EpochFloor>(r#"[{"node":"../x"}]"#).is_err());
+        for bad in ["[]", r#"{"rows":[]}"#, r#"{"least":0,"rows":[{"node":"../x"}]}"#] {
+            assert!(serde_json::from_str::<EpochFloor>(bad).is_err(), "{bad} was read");
+        }
+    }
+
+    /// MF-07: a lost floor is not an open door.
+    #[test]
+    fn mf_07_a_rebuilt_floor_believes_only_what_is_current() {
+        let mut floor = EpochFloor::rebuilt(Epoch(6));
+        assert!(matches!(floor.admit(&binding("n1", "u1", "b", 5), UnixTime(1)), Err(FloorError::Below { .. })));
+        assert_eq!(floor.admit(&binding("n1", "u1", "b", 6), UnixTime(1)), Ok(true));
+        let text = serde_json::to_string(&floor).unwrap();
+        let mut read: EpochFloor = serde_json::from_str(&text).unwrap();
+        assert!(matches!(read.admit(&binding("n9", "u1", "b", 5), UnixTime(1)), Err(FloorError::Below { .. })));
     }
 
     /// The entry outlives the last binding that it accepted by exactly nothing.

@@ -94,7 +94,7 @@ impl fmt::Display for NodeName {
 }
 
 /// A key generation: the wall clock divided by the rotation period, so that every restart derives the same keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 

@@ -36,11 +36,10 @@ pub struct Svid {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SvidError {
     /// The certificate itself is not good.
-    #[error("the X.509-SVID {source}")]
+    #[error("the X.509-SVID {cause}")]
     Certificate {
-        /// What is wrong with it.
-        #[source]
-        source: CertificateError,
+        /// What is wrong with it; part of the message.
+        cause: CertificateError,
     },
     /// The URI is not a SPIFFE ID of a workload.
     #[error("the X.509-SVID's URI `{uri}` is not a SPIFFE ID with a path")]
@@ -70,7 +69,7 @@ impl Verifier {
     /// # Errors
     /// Each [`SvidError`].
     pub fn verify_svid(&self, chain_pem: &str, wall: UnixTime, skew: Duration) -> Result<Svid, SvidError> {
-        let wrong = |source| SvidError::Certificate { source };
+        let wrong = |cause| SvidError::Certificate { cause };
         let chain =
             (chain_pem.len() <= CHAIN_PEM_LENGTH_MAX).then(|| pem::decode(chain_pem, CHAIN_LENGTH_MAX)).flatten();
         let leaf_der =

@@ -96,13 +96,13 @@ fn id_08_a_root_that_is_not_pinned_is_refused_however_good_it_is() {
     // our root, their intermediate: same names, other key
     let mixed = TrustBundle { intermediate_der: theirs.intermediate_der, ..ours.clone() };
     let error = mixed.verify(ours.root_fingerprint(), NOW).unwrap_err();
-    assert!(matches!(error, BundleError::Intermediate { source: CertificateError::Signature { .. } }), "{error}");
+    assert!(matches!(error, BundleError::Intermediate { cause: CertificateError::Signature { .. } }), "{error}");
     // the root in the intermediate's place
     let double = TrustBundle { intermediate_der: ours.root_der.clone(), ..ours.clone() };
     assert!(double.verify(ours.root_fingerprint(), NOW).is_ok(), "a root that signs by itself is its own intermediate");
     let other_domain = TrustBundle { trust_domain: "other.local".parse().unwrap(), ..ours.clone() };
     let error = other_domain.verify(ours.root_fingerprint(), NOW).unwrap_err();
-    assert!(matches!(error, BundleError::Root { source: CertificateError::Name { .. } }), "{error}");
+    assert!(matches!(error, BundleError::Root { cause: CertificateError::Name { .. } }), "{error}");
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_root_that_does_not_sign_itself_is_refused_even_when_pinned() {
     let root = ours.root.signed_by(&ours.root_key, &crossed).unwrap();
     let crossed = TrustBundle { root_der: root.der().to_vec(), ..ours.bundle() };
     let error = crossed.verify(crossed.root_fingerprint(), NOW).unwrap_err();
-    assert!(matches!(error, BundleError::Root { source: CertificateError::Signature { .. } }), "{error}");
+    assert!(matches!(error, BundleError::Root { cause: CertificateError::Signature { .. } }), "{error}");
 }
 
 #[test]
