@@ -1,0 +1,182 @@
+//! One remote (node, identity): keys, endpoint and roaming, allowed IPs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use x25519_dalek::PublicKey;
+
+use crate::admission::Initiations;
+use crate::allowed_ips::{AllowedIps, Claims};
+use crate::key::{PeerConfig, is_low_order};
+
+/// A peer inside the engine. Numbers are never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PeerAt(pub(crate) u32);
+
+/// One peer.
+pub(crate) struct Peer<P> {
+    pub(crate) id: P,
+    config: PeerConfig,
+    /// Usable keys by epoch, as far as the peer alone decides.
+    keys: BTreeMap<u64, PublicKey>,
+    endpoint: Option<SocketAddr>,
+    pub(crate) initiations: Initiations,
+}
+
+impl<P> Peer<P> {
+    fn new(id: P, now: Instant) -> Self {
+        Self {
+            id,
+            config: PeerConfig::default(),
+            keys: BTreeMap::new(),
+            endpoint: None,
+            initiations: Initiations::new(now),
+        }
+    }
+
+    /// Where packets go.
+    pub(crate) const fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint
+    }
+
+    /// Where to send the `attempt`th initiation: to the endpoint first, then to each other known one in turn, so that a
+    /// peer which moved while it was silent is found.
+    pub(crate) fn candidate(&self, attempt: u32) -> Option<SocketAddr> {
+        let others = self.config.endpoints.iter().copied().filter(|seed| Some(*seed) != self.endpoint);
+        let count = others.clone().count() + usize::from(self.endpoint.is_some());
+        let turn = usize::try_from(attempt).unwrap_or_default().checked_rem(count)?;
+        self.endpoint.into_iter().chain(others).nth(turn)
+    }
+
+    /// The peer has proven to be at `from`. Returns where it was before, if it moved.
+    pub(crate) fn prove(&mut self, from: SocketAddr) -> Option<Option<SocketAddr>> {
+        (self.endpoint != Some(from)).then(|| self.endpoint.replace(from))
+    }
+
+    fn reseed(&mut self, endpoints: &[SocketAddr]) {
+        let is_withdrawn =
+            |endpoint: &SocketAddr| self.config.endpoints.contains(endpoint) && !endpoints.contains(endpoint);
+        if self.endpoint.as_ref().is_none_or(is_withdrawn) {
+            self.endpoint = endpoints.first().copied();
+        }
+    }
+}
+
+/// All peers, with the table of their allowed IPs.
+pub(crate) struct Peers<P> {
+    by_id: BTreeMap<P, PeerAt>,
+    all: BTreeMap<PeerAt, Peer<P>>,
+    by_key: HashMap<[u8; 32], Claims<PeerAt>>,
+    pub(crate) allowed_ips: AllowedIps,
+    /// Names of those that the last replacement removed, until [`Peers::forget_gone`].
+    gone: BTreeMap<PeerAt, P>,
+    next: u32,
+}
+
+impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
+    pub(crate) fn new() -> Self {
+        Self {
+            by_id: BTreeMap::new(),
+            all: BTreeMap::new(),
+            by_key: HashMap::new(),
+            allowed_ips: AllowedIps::new(),
+            gone: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    pub(crate) fn at(&self, id: &P) -> Option<PeerAt> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(crate) fn peer(&self, at: PeerAt) -> Option<&Peer<P>> {
+        self.all.get(&at)
+    }
+
+    pub(crate) fn peer_mut(&mut self, at: PeerAt) -> Option<&mut Peer<P>> {
+        self.all.get_mut(&at)
+    }
+
+    /// The name of a peer, even if it was just removed.
+    pub(crate) fn id(&self, at: PeerAt) -> Option<&P> {
+        self.all.get(&at).map(|peer| &peer.id).or_else(|| self.gone.get(&at))
+    }
+
+    pub(crate) fn forget_gone(&mut self) {
+        self.gone.clear();
+    }
+
+    /// Whose static key this is, and of which epoch.
+    pub(crate) fn by_key(&self, key: &[u8; 32]) -> Option<(PeerAt, u64)> {
+        let at = self.by_key.get(key)?.first();
+        let (epoch, _) = self.all.get(&at)?.keys.iter().rev().find(|(_, public)| public.as_bytes() == key)?;
+        Some((at, *epoch))
+    }
+
+    /// The keys of a peer that nobody claimed before it, oldest first.
+    pub(crate) fn keys(&self, at: PeerAt) -> impl DoubleEndedIterator<Item = (u64, &PublicKey)> {
+        let keys = self.all.get(&at).map(|peer| peer.keys.iter()).unwrap_or_default();
+        keys.map(|(epoch, key)| (*epoch, key))
+            .filter(move |(_, key)| self.by_key.get(key.as_bytes()).is_some_and(|claims| claims.first() == at))
+    }
+
+    /// Replaces the table. Peers that stay keep their place and the endpoint they have proven.
+    pub(crate) fn replace(&mut self, table: BTreeMap<P, PeerConfig>, now: Instant) {
+        let gone: Vec<PeerAt> =
+            self.by_id.iter().filter(|(id, _)| !table.contains_key(id)).map(|(_, at)| *at).collect();
+        for at in gone {
+            self.configure(at, PeerConfig::default());
+            if let Some(peer) = self.all.remove(&at) {
+                self.by_id.remove(&peer.id);
+                self.gone.insert(at, peer.id);
+            }
+        }
+        for (id, config) in table {
+            let at = self.by_id.get(&id).copied().unwrap_or_else(|| {
+                self.next += 1;
+                let at = PeerAt(self.next);
+                self.all.insert(at, Peer::new(id.clone(), now));
+                self.by_id.insert(id, at);
+                at
+            });
+            self.configure(at, config);
+        }
+    }
+
+    fn configure(&mut self, at: PeerAt, config: PeerConfig) {
+        let Some(peer) = self.all.get_mut(&at) else { return };
+        if peer.config == config {
+            return;
+        }
+        peer.reseed(&config.endpoints);
+        for prefix in &peer.config.allowed_ips {
+            self.allowed_ips.remove(*prefix, at);
+        }
+        for prefix in &config.allowed_ips {
+            self.allowed_ips.add(*prefix, at);
+        }
+        let mut keys = config.keys.clone();
+        keys.retain(|epoch, key| {
+            let low = is_low_order(key.as_bytes());
+            if low {
+                tracing::warn!(peer = ?peer.id, epoch, "A peer's public key is of low order: ignored");
+            }
+            !low
+        });
+        for old in peer.keys.values().filter(|key| !keys.values().any(|new| new == *key)) {
+            if let Some(claims) = self.by_key.remove(old.as_bytes()).and_then(|claims| claims.without(at)) {
+                self.by_key.insert(*old.as_bytes(), claims);
+            }
+        }
+        for (epoch, key) in &keys {
+            let claims = self.by_key.entry(*key.as_bytes()).or_insert_with(|| Claims::new(at));
+            claims.add(at);
+            if claims.first() != at {
+                tracing::warn!(peer = ?peer.id, epoch, "Another peer has this public key already: ignored");
+            }
+        }
+        peer.keys = keys;
+        peer.config = config;
+    }
+}

@@ -1,0 +1,533 @@
+//! One WireGuard session between two static keys; the only file that knows boringtun.
+//!
+//! boringtun's `Tunn` is two peers' handshake state and up to eight session keys. Around it this file keeps what `Tunn`
+//! does not tell or does not check: which key is how old and proven, which counter was the newest, when an initiation
+//! left. Everything else about the protocol library (decision 0002) stays in here.
+//!
+//! Time: `Tunn`, its rate limiter and its timestamps read the clock themselves. The engine's `now` decides everything
+//! that is decided here; with feature `mock-clock` boringtun's clock stands still until it is advanced by hand.
+//!
+//! ```text
+//!              initiate                 accept_response
+//!   (nothing) ─────────▶ initiation sent ──────────────▶ key proven ──── 180 s ───▶ key gone
+//!       │                    │ 5 s + jitter: again            ▲
+//!       │ accept_initiation  │ 90 s: Ticked::GaveUp           │ first data message opens
+//!       └───────────────▶ key unproven ───────────────────────┘
+//! ```
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+use crate::drop::DropReason;
+use crate::index::{Pair, Slot};
+use crate::message::u32_at;
+use crate::random::Random;
+
+/// After this age a key neither seals nor opens (WireGuard paper §6.1, `REJECT_AFTER_TIME`).
+pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// An unanswered initiation is repeated after this time plus jitter (§6.1 `REKEY_TIMEOUT`).
+const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The jitter is uniform below this (§6.1: up to 333 ms).
+const JITTER_MILLISECONDS: u64 = 333;
+/// A key that has sealed this many messages is renewed (§6.1 `REKEY_AFTER_MESSAGES`).
+const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
+/// A key that has sealed this many messages is used no more (§6.1 `REJECT_AFTER_MESSAGES`).
+const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+/// `Tunn` wants to be ticked this often: GotaTun's and boringtun's own figure.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+/// How many keys `Tunn` keeps, by local index modulo this (`noise/mod.rs` `N_SESSIONS`).
+const RING: u32 = 8;
+
+/// A local private key with what is computed from it once.
+pub(crate) struct Gate {
+    secret: StaticSecret,
+    public: PublicKey,
+    /// Checks `mac1` only: its limit is never reached. `Tunn` checks with the same, so that nothing is counted twice.
+    open: Arc<RateLimiter>,
+    /// Always under load: asks for `mac2`, and makes the cookies.
+    strict: RateLimiter,
+}
+
+impl Gate {
+    pub(crate) fn new(secret: StaticSecret) -> Self {
+        let public = PublicKey::from(&secret);
+        let open = Arc::new(RateLimiter::new(&public, u64::MAX));
+        Self { secret, public, open, strict: RateLimiter::new(&public, 0) }
+    }
+
+    pub(crate) const fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    pub(crate) fn is_of(&self, secret: &StaticSecret) -> bool {
+        self.secret.as_bytes() == secret.as_bytes()
+    }
+
+    /// Whether a handshake message was made for this key.
+    pub(crate) fn recognises(&self, message: &[u8]) -> bool {
+        self.open.verify_packet(None, message, &mut []).is_ok()
+    }
+
+    /// Under load: whether the sender has proven to be at `source`. If not, `Some` length of the cookie reply in `out`.
+    pub(crate) fn demand_cookie(&self, source: IpAddr, message: &[u8], out: &mut [u8]) -> Option<usize> {
+        match self.strict.verify_packet(Some(source), message, out) {
+            Err(TunnResult::WriteToNetwork(reply)) => Some(reply.len()),
+            Ok(_)
+            | Err(
+                TunnResult::Done
+                | TunnResult::Err(_)
+                | TunnResult::WriteToTunnelV4(..)
+                | TunnResult::WriteToTunnelV6(..),
+            ) => None,
+        }
+    }
+
+    /// The static key that an initiation claims; one curve operation.
+    pub(crate) fn claimed_key(&self, message: &[u8]) -> Option<[u8; 32]> {
+        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(message) else { return None };
+        parse_handshake_anon(&self.secret, &self.public, &initiation).ok().map(|half| half.peer_static_public)
+    }
+}
+
+/// The epochs of the two static keys of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epochs {
+    pub(crate) local: u64,
+    pub(crate) peer: u64,
+}
+
+impl Epochs {
+    /// A total order in which both sides of a session agree which of two sessions is newer.
+    pub(crate) fn rank(self) -> (u64, u64) {
+        (self.local.saturating_add(self.peer), self.local.max(self.peer))
+    }
+}
+
+/// One session key.
+struct Key {
+    /// The receiver index of what we get under it.
+    local_index: u32,
+    /// The receiver index of what we send under it.
+    remote_index: u32,
+    born: Instant,
+    /// The other side has shown that it has this key.
+    proven: bool,
+    newest_counter: Option<u64>,
+}
+
+impl Key {
+    fn is_alive(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.born) < REJECT_AFTER_TIME
+    }
+}
+
+/// What a session has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_packets: u64,
+    pub(crate) rx_packets: u64,
+}
+
+/// What became of a tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ticked {
+    Nothing,
+    /// So many bytes of the buffer are a datagram to send.
+    Send(usize),
+    /// The peer did not answer for so long that the session is over.
+    GaveUp,
+}
+
+/// What became of a packet to seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    /// So many bytes of the buffer are a datagram to send; 0 where `Tunn` kept the packet for later.
+    pub(crate) length: usize,
+    /// The key has sealed so many messages that it should be renewed.
+    pub(crate) rekey: bool,
+}
+
+/// An authenticated data message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opened {
+    /// Length of the inner packet; 0 for a keepalive. `Err` where it is no IP packet, although its sender is known.
+    pub(crate) length: Result<usize, DropReason>,
+    /// No message with a greater counter came before: its source is where the peer is now.
+    pub(crate) newest: bool,
+    /// It is the first under its key, which it has thereby proven.
+    pub(crate) proves: bool,
+}
+
+/// One session.
+pub(crate) struct Session {
+    pair: Pair,
+    epochs: Epochs,
+    local_key: PublicKey,
+    peer_key: PublicKey,
+    tunn: Tunn,
+    keys: Vec<Key>,
+    ticked: Instant,
+    /// When our last initiation left.
+    initiated: Option<Instant>,
+    /// It has not been answered: when to repeat it.
+    retry: Option<Instant>,
+    /// Initiations in a row without an answer.
+    attempts: u32,
+    used: Instant,
+    pub(crate) traffic: Traffic,
+    established: Option<Instant>,
+    initiator: bool,
+}
+
+impl Session {
+    pub(crate) fn new(pair: Pair, epochs: Epochs, gate: &Gate, peer_key: PublicKey, slot: Slot, now: Instant) -> Self {
+        Self {
+            pair,
+            epochs,
+            local_key: gate.public,
+            peer_key,
+            tunn: new_tunn(gate, peer_key, slot),
+            keys: Vec::new(),
+            ticked: now,
+            initiated: None,
+            retry: None,
+            attempts: 0,
+            used: now,
+            traffic: Traffic::default(),
+            established: None,
+            initiator: false,
+        }
+    }
+
+    pub(crate) const fn pair(&self) -> Pair {
+        self.pair
+    }
+
+    pub(crate) const fn epochs(&self) -> Epochs {
+        self.epochs
+    }
+
+    /// Whether this session is between these two static keys.
+    pub(crate) fn is_between(&self, local: &PublicKey, peer: &PublicKey) -> bool {
+        self.local_key == *local && self.peer_key == *peer
+    }
+
+    /// When both sides last had proven a new key.
+    pub(crate) const fn established_at(&self) -> Option<Instant> {
+        self.established
+    }
+
+    pub(crate) const fn is_initiator(&self) -> bool {
+        self.initiator
+    }
+
+    /// The last time that an authenticated message came or a data message went.
+    pub(crate) const fn used_at(&self) -> Instant {
+        self.used
+    }
+
+    /// Initiations in a row that were not answered.
+    pub(crate) const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// When to repeat the initiation, if one is out.
+    pub(crate) const fn retry_at(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Whether there is a key to send with.
+    pub(crate) fn is_established(&self, now: Instant) -> bool {
+        self.keys.iter().any(|key| key.proven && key.is_alive(now))
+    }
+
+    /// Whether the session has to be ticked before it is used: `Tunn` only notices at a tick that a key is too old, and
+    /// stamps what happens with the time of its last tick.
+    pub(crate) fn wants_tick(&self, now: Instant) -> bool {
+        match self.retry {
+            // the jitter: between five seconds after the initiation and `retry` no tick may repeat it
+            Some(retry) if now + Duration::from_millis(JITTER_MILLISECONDS) >= retry => now >= retry,
+            _ => now.saturating_duration_since(self.ticked) >= TICK,
+        }
+    }
+
+    /// Lets `Tunn` look at the clock. `out` must have room for a handshake message.
+    pub(crate) fn tick(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Ticked {
+        self.ticked = now;
+        self.keys.retain(|key| key.is_alive(now));
+        // if `Tunn` does not repeat the initiation now, it has its reasons: back to the ordinary rhythm
+        self.retry = self.retry.filter(|retry| now < *retry);
+        match self.tunn.update_timers(out) {
+            TunnResult::WriteToNetwork(datagram) => {
+                let length = datagram.len();
+                self.note_sent(datagram, random, now);
+                Ticked::Send(length)
+            }
+            TunnResult::Err(WireGuardError::ConnectionExpired) => Ticked::GaveUp,
+            TunnResult::Done
+            | TunnResult::Err(_)
+            | TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..) => Ticked::Nothing,
+        }
+    }
+
+    /// Begins a handshake, unless one began within the last five seconds. Returns the initiation's length in `out`.
+    pub(crate) fn initiate(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Option<usize> {
+        if self.initiated.is_some_and(|at| now.saturating_duration_since(at) < REKEY_TIMEOUT) || self.retry.is_some() {
+            return None;
+        }
+        let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(out, false) else {
+            return None;
+        };
+        let length = datagram.len();
+        self.note_sent(datagram, random, now);
+        Some(length)
+    }
+
+    /// Answers an initiation. Returns the response's length in `out`.
+    pub(crate) fn accept_initiation(
+        &mut self,
+        message: &[u8],
+        out: &mut [u8],
+        now: Instant,
+    ) -> Result<usize, DropReason> {
+        let response = match self.tunn.decapsulate(None, message, out) {
+            TunnResult::WriteToNetwork(response) => response,
+            TunnResult::Err(error) => return Err(handshake_reason(&error)),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
+                return Err(DropReason::HandshakeInvalid);
+            }
+        };
+        let (Some(local_index), Some(remote_index)) = (u32_at(response, 4), u32_at(message, 4)) else {
+            return Err(DropReason::HandshakeInvalid);
+        };
+        let length = response.len();
+        self.add_key(Key { local_index, remote_index, born: now, proven: false, newest_counter: None });
+        // `Tunn` repeats its own initiation no more; an answer to it would still be taken
+        self.retry = None;
+        self.used = now;
+        self.traffic.rx_bytes += bytes(message.len());
+        self.traffic.tx_bytes += bytes(length);
+        Ok(length)
+    }
+
+    /// Takes the answer to our initiation. Returns the length of the keepalive in `out` that proves the key to the
+    /// other side.
+    pub(crate) fn accept_response(
+        &mut self,
+        message: &[u8],
+        out: &mut [u8],
+        now: Instant,
+    ) -> Result<usize, DropReason> {
+        let keepalive = match self.tunn.decapsulate(None, message, out) {
+            TunnResult::WriteToNetwork(keepalive) => keepalive.len(),
+            TunnResult::Err(error) => return Err(handshake_reason(&error)),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
+                return Err(DropReason::HandshakeInvalid);
+            }
+        };
+        let (Some(local_index), Some(remote_index)) = (u32_at(message, 8), u32_at(message, 4)) else {
+            return Err(DropReason::HandshakeInvalid);
+        };
+        self.add_key(Key { local_index, remote_index, born: now, proven: true, newest_counter: None });
+        self.retry = None;
+        self.attempts = 0;
+        self.used = now;
+        self.established = Some(now);
+        self.initiator = true;
+        self.traffic.rx_bytes += bytes(message.len());
+        self.traffic.tx_bytes += bytes(keepalive);
+        Ok(keepalive)
+    }
+
+    /// Takes a cookie for the next initiation; it is not sent at once (WireGuard paper §5.4.7).
+    pub(crate) fn accept_cookie(&mut self, message: &[u8], out: &mut [u8]) -> Result<(), DropReason> {
+        match self.tunn.decapsulate(None, message, out) {
+            TunnResult::Done => Ok(()),
+            TunnResult::Err(_)
+            | TunnResult::WriteToNetwork(_)
+            | TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..) => Err(DropReason::CookieInvalid),
+        }
+    }
+
+    /// Opens a data message. `out` must be as long as the message.
+    pub(crate) fn open(
+        &mut self,
+        message: &[u8],
+        (receiver, counter): (u32, u64),
+        out: &mut [u8],
+        now: Instant,
+    ) -> Result<Opened, DropReason> {
+        let key = self.keys.iter_mut().find(|key| key.local_index == receiver).ok_or(DropReason::UnknownIndex)?;
+        // the counter limit also keeps boringtun's window arithmetic from overflowing (B3)
+        if !key.is_alive(now) || counter >= REJECT_AFTER_MESSAGES {
+            return Err(DropReason::KeyExpired);
+        }
+        let length = match self.tunn.decapsulate(None, message, out) {
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => Ok(packet.len()),
+            TunnResult::Done => Ok(0),
+            // after the tag was checked this can only be about the inner packet
+            TunnResult::Err(WireGuardError::InvalidPacket) => Err(DropReason::Malformed),
+            TunnResult::Err(error) => return Err(data_reason(&error)),
+            TunnResult::WriteToNetwork(_) => return Err(DropReason::Malformed),
+        };
+        let newest = key.newest_counter.is_none_or(|newest| counter > newest);
+        if newest {
+            key.newest_counter = Some(counter);
+        }
+        let proves = !key.proven;
+        if proves {
+            key.proven = true;
+            self.established = Some(now);
+            self.initiator = false;
+            self.attempts = 0;
+        }
+        self.used = now;
+        self.traffic.rx_bytes += bytes(message.len());
+        Ok(Opened { length, newest, proves })
+    }
+
+    /// Seals a packet. `out` must have room for it and 32 bytes more, and for a handshake message.
+    ///
+    /// # Errors
+    /// [`DropReason::KeyExpired`]: there is no key to send with.
+    pub(crate) fn seal(
+        &mut self,
+        packet: &[u8],
+        out: &mut [u8],
+        random: &mut Random,
+        now: Instant,
+    ) -> Result<Sealed, DropReason> {
+        if !self.is_established(now) {
+            return Err(DropReason::KeyExpired);
+        }
+        let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, out) else {
+            // it has no key where we thought it had one, and queued the packet itself
+            return Ok(Sealed { length: 0, rekey: false });
+        };
+        let length = datagram.len();
+        self.note_sent(datagram, random, now);
+        if u32_at(datagram, 0) != Some(4) {
+            return Ok(Sealed { length, rekey: false });
+        }
+        let counter = datagram.get(8..).and_then(|rest| rest.first_chunk()).map(|word| u64::from_le_bytes(*word));
+        let counter = counter.unwrap_or(u64::MAX);
+        let remote_index = u32_at(datagram, 4);
+        let is_alive = |key: &Key| Some(key.remote_index) == remote_index && key.proven && key.is_alive(now);
+        if !self.keys.iter().any(is_alive) || counter >= REJECT_AFTER_MESSAGES {
+            self.keys.retain(|key| Some(key.remote_index) != remote_index);
+            return Err(DropReason::KeyExpired);
+        }
+        self.used = now;
+        self.traffic.tx_packets += 1;
+        Ok(Sealed { length, rekey: counter >= REKEY_AFTER_MESSAGES })
+    }
+
+    /// What `Tunn` has queued itself and can send now: call until `None`.
+    pub(crate) fn flush(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Option<usize> {
+        let TunnResult::WriteToNetwork(datagram) = self.tunn.decapsulate(None, &[], out) else { return None };
+        let length = datagram.len();
+        self.note_sent(datagram, random, now);
+        Some(length)
+    }
+
+    fn add_key(&mut self, key: Key) {
+        self.keys.retain(|old| old.local_index % RING != key.local_index % RING);
+        self.keys.push(key);
+    }
+
+    fn note_sent(&mut self, datagram: &[u8], random: &mut Random, now: Instant) {
+        self.traffic.tx_bytes += bytes(datagram.len());
+        if u32_at(datagram, 0) == Some(1) {
+            self.initiated = Some(now);
+            self.attempts = self.attempts.saturating_add(1);
+            self.retry = Some(now + REKEY_TIMEOUT + Duration::from_millis(random.below(JITTER_MILLISECONDS)));
+        }
+    }
+}
+
+fn bytes(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+#[cfg(not(feature = "mock-clock"))]
+fn new_tunn(gate: &Gate, peer_key: PublicKey, slot: Slot) -> Tunn {
+    Tunn::new(gate.secret.clone(), peer_key, None, None, slot.0, Some(Arc::clone(&gate.open)))
+}
+
+/// A handshake's timestamp is the wall clock at the `Tunn`'s birth plus the mocked time since. Born at the mock clock's
+/// zero, a `Tunn` that replaces another (a restarted node's) stamps later times than the old one, as in the real world.
+/// The tick brings its timers to the present.
+#[cfg(feature = "mock-clock")]
+fn new_tunn(gate: &Gate, peer_key: PublicKey, slot: Slot) -> Tunn {
+    use mock_instant::MockClock;
+    let present = MockClock::time();
+    MockClock::set_time(Duration::ZERO);
+    let mut tunn = Tunn::new(gate.secret.clone(), peer_key, None, None, slot.0, Some(Arc::clone(&gate.open)));
+    MockClock::set_time(present);
+    // nothing can be due yet; a late present only says "expired", which the first handshake clears
+    match tunn.update_timers(&mut [0; crate::message::INITIATION]) {
+        TunnResult::Done
+        | TunnResult::Err(_)
+        | TunnResult::WriteToNetwork(_)
+        | TunnResult::WriteToTunnelV4(..)
+        | TunnResult::WriteToTunnelV6(..) => tunn,
+    }
+}
+
+/// Moves the mocked clock of this thread, which every session of the thread reads.
+#[cfg(feature = "mock-clock")]
+pub fn advance_mock_clock(by: Duration) {
+    mock_instant::MockClock::advance(by);
+}
+
+fn handshake_reason(error: &WireGuardError) -> DropReason {
+    match error {
+        WireGuardError::WrongTai64nTimestamp | WireGuardError::InvalidTai64nTimestamp => DropReason::HandshakeReplay,
+        WireGuardError::InvalidMac => DropReason::BadMac1,
+        WireGuardError::WrongKey => DropReason::UnknownKey,
+        WireGuardError::UnderLoad => DropReason::UnderLoad,
+        WireGuardError::DestinationBufferTooSmall
+        | WireGuardError::IncorrectPacketLength
+        | WireGuardError::UnexpectedPacket
+        | WireGuardError::WrongPacketType
+        | WireGuardError::WrongIndex
+        | WireGuardError::InvalidAeadTag
+        | WireGuardError::InvalidCounter
+        | WireGuardError::DuplicateCounter
+        | WireGuardError::InvalidPacket
+        | WireGuardError::NoCurrentSession
+        | WireGuardError::LockFailed
+        | WireGuardError::ConnectionExpired => DropReason::HandshakeInvalid,
+    }
+}
+
+fn data_reason(error: &WireGuardError) -> DropReason {
+    match error {
+        WireGuardError::DuplicateCounter | WireGuardError::InvalidCounter => DropReason::Replay,
+        WireGuardError::InvalidAeadTag => DropReason::AeadFailure,
+        WireGuardError::WrongIndex | WireGuardError::NoCurrentSession => DropReason::UnknownIndex,
+        WireGuardError::ConnectionExpired => DropReason::KeyExpired,
+        WireGuardError::DestinationBufferTooSmall
+        | WireGuardError::IncorrectPacketLength
+        | WireGuardError::UnexpectedPacket
+        | WireGuardError::WrongPacketType
+        | WireGuardError::WrongKey
+        | WireGuardError::InvalidTai64nTimestamp
+        | WireGuardError::WrongTai64nTimestamp
+        | WireGuardError::InvalidMac
+        | WireGuardError::InvalidPacket
+        | WireGuardError::LockFailed
+        | WireGuardError::UnderLoad => DropReason::Malformed,
+    }
+}

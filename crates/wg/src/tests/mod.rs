@@ -1,0 +1,7 @@
+//! Alice, Bob and Eve, step by step: a world of engines with a wire between them that the test holds in its hands.
+
+mod basics;
+mod lifecycle;
+mod world;
+
+pub(crate) use world::epoch;
