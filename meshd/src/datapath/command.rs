@@ -1,0 +1,90 @@
+//! What control tells the data thread, and what it is told.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use identity::SpiffeId;
+use linux::tun::TunError;
+use plan::PeerName;
+use tokio::sync::oneshot;
+use wg::{LocalConfig, Occupancy, PeerConfig};
+
+/// Commands that wait for the data thread; beyond it the sender waits. Decision 0007.
+pub(super) const COMMANDS_MAX: usize = 16;
+
+/// Events that wait for control; beyond it they are dropped and counted. Decision 0007.
+pub(super) const EVENTS_MAX: usize = 1_024;
+
+/// One thing to do. Tables are whole: what is not in them is withdrawn at once.
+pub(crate) enum Command {
+    /// The identities that live here.
+    SetLocals(BTreeMap<SpiffeId, LocalConfig>),
+    /// The identities on other nodes.
+    SetPeers(BTreeMap<PeerName, PeerConfig>),
+    /// The MTU of the TUN device in bytes.
+    SetMtu(usize),
+    /// Shake hands now, so that the first packet finds a session; for pairs that spoke before a restart.
+    Greet {
+        /// Our identity.
+        local: SpiffeId,
+        /// The other side.
+        peer: PeerName,
+    },
+    /// Say what the engine looks like.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// Open the TUN device again.
+    OpenTun(oneshot::Sender<Result<(), TunError>>),
+    /// End.
+    Stop,
+}
+
+/// Something that control may want to know of at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Of the engine.
+    Engine(wg::Event<SpiffeId, PeerName>),
+    /// The TUN device was deleted: put it back with [`super::Handle::open_tun`], then its address, MTU and routes. Not
+    /// dropped while the channel is full, but repeated.
+    TunGone,
+}
+
+/// What the engine looks like at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// Every session.
+    pub(crate) sessions: Vec<SessionSnapshot>,
+    /// How much lives and waits in the engine.
+    pub(crate) occupancy: Occupancy,
+    /// Whether the TUN device is open.
+    pub(crate) has_tun: bool,
+}
+
+/// One session: [`wg::SessionInfo`], owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SessionSnapshot {
+    /// Our identity.
+    pub(crate) local: SpiffeId,
+    /// The other side.
+    pub(crate) peer: PeerName,
+    /// Epoch of our static key.
+    pub(crate) local_epoch: u64,
+    /// Epoch of the peer's static key.
+    pub(crate) peer_epoch: u64,
+    /// Where packets go; `None` while nobody knows.
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Whether packets can flow right now.
+    pub(crate) established: bool,
+    /// Whether we began the last handshake.
+    pub(crate) initiator: bool,
+    /// How long ago both sides last had proven a new key.
+    pub(crate) last_handshake: Option<Duration>,
+    /// Bytes of sent datagrams.
+    pub(crate) tx_bytes: u64,
+    /// Bytes of authentic received datagrams.
+    pub(crate) rx_bytes: u64,
+    /// Data messages sent.
+    pub(crate) tx_packets: u64,
+    /// Inner packets handed on.
+    pub(crate) rx_packets: u64,
+}

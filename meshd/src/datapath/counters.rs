@@ -1,0 +1,112 @@
+//! What the data path has carried and dropped: atomics that the data thread adds to and anybody reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use linux::fault::Fault;
+use wg::DropReason;
+
+/// Packets and bytes that passed one door.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Traffic {
+    /// One packet of `length` bytes passed.
+    pub(super) fn count(&self, length: usize) {
+        self.packets.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    /// Packets and bytes so far.
+    pub(crate) fn read(&self) -> (u64, u64) {
+        (self.packets.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// Labels of what the TUN device did not take or give, in the order of [`Fault::ALL`].
+const TUN_LABELS: [&str; Fault::ALL.len()] =
+    ["tun_full", "tun_too_big", "tun_unreachable", "tun_forbidden", "tun_down", "tun_gone", "tun_other"];
+
+/// Labels of what the UDP sockets did not take or give, in the order of [`Fault::ALL`].
+const UDP_LABELS: [&str; Fault::ALL.len()] =
+    ["udp_full", "udp_too_big", "udp_unreachable", "udp_forbidden", "udp_down", "udp_gone", "udp_other"];
+
+/// Everything counted, since the daemon started. Inner packets are counted at the TUN, outer datagrams at the UDP port.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Inner packets that came out of the TUN, on their way out.
+    pub(crate) tun_read: Traffic,
+    /// Inner packets handed to the TUN, on their way to a local workload.
+    pub(crate) tun_written: Traffic,
+    /// Outer datagrams received.
+    pub(crate) udp_received: Traffic,
+    /// Outer datagrams sent.
+    pub(crate) udp_sent: Traffic,
+    engine: [AtomicU64; DropReason::ALL.len()],
+    tun: [AtomicU64; Fault::ALL.len()],
+    udp: [AtomicU64; Fault::ALL.len()],
+    events_lost: AtomicU64,
+}
+
+impl Counters {
+    /// Every reason with its count, those that never happened included. Labels are stable and unique.
+    pub(crate) fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let engine = DropReason::ALL.into_iter().map(DropReason::as_str).zip(&self.engine);
+        let tun = TUN_LABELS.into_iter().zip(&self.tun);
+        let udp = UDP_LABELS.into_iter().zip(&self.udp);
+        engine.chain(tun).chain(udp).map(|(label, count)| (label, count.load(Ordering::Relaxed)))
+    }
+
+    /// Events that control did not read in time.
+    pub(crate) fn events_lost(&self) -> u64 {
+        self.events_lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn tun_fault(&self, fault: Fault) {
+        add(&self.tun, fault as usize);
+    }
+
+    pub(super) fn udp_fault(&self, fault: Fault) {
+        add(&self.udp, fault as usize);
+    }
+
+    pub(super) fn event_lost(&self) {
+        self.events_lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Shows the engine's own counts, which only rise.
+    pub(super) fn show_engine(&self, drops: &wg::DropCounters) {
+        for (shown, (_, count)) in self.engine.iter().zip(drops.iter()) {
+            shown.store(count, Ordering::Relaxed);
+        }
+    }
+}
+
+fn add(counts: &[AtomicU64], at: usize) {
+    if let Some(count) = counts.get(at) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_fault_has_its_own_label_at_either_door() {
+        let counters = Counters::default();
+        let labels: Vec<_> = counters.drops().map(|(label, _)| label).collect();
+        assert_eq!(labels.iter().collect::<BTreeSet<_>>().len(), labels.len(), "labels are unique");
+        for fault in Fault::ALL {
+            counters.tun_fault(fault);
+            counters.udp_fault(fault);
+            for door in ["tun", "udp"] {
+                let label = format!("{door}_{fault}");
+                assert!(counters.drops().any(|(shown, count)| shown == label && count == 1), "{label}");
+            }
+        }
+    }
+}
