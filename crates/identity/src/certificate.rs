@@ -162,3 +162,12 @@ pub(crate) fn only_uri<'a>(certificate: &'a X509Certificate<'_>, expected: &str)
         _ => Err(other(&names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))),
     }
 }
+
+/// The last second of validity of the one certificate in a PEM text; `None` where that is not what it is. Nothing is
+/// verified.
+#[must_use]
+pub fn not_after_of_pem(text: &str) -> Option<UnixTime> {
+    let ders = crate::pem::decode(text, 1)?;
+    let certificate = parse(ders.first()?).ok()?;
+    u64::try_from(certificate.validity().not_after.timestamp()).ok().map(UnixTime)
+}

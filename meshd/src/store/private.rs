@@ -74,7 +74,7 @@ pub(crate) fn sweep(dir: &Path) -> Result<usize, StoreError> {
 
 /// Whether a file may be readable for others.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Privacy {
+pub(crate) enum Privacy {
     /// For its owner alone: a secret.
     Secret,
     /// It may be read, but by its owner alone written.
@@ -85,7 +85,7 @@ pub(super) enum Privacy {
 ///
 /// # Errors
 /// Not a regular file, open to others, larger than `max`, or unreadable.
-pub(super) fn read_bounded(
+pub(crate) fn read_bounded(
     path: &Path,
     max: u64,
     privacy: Privacy,
