@@ -1,2 +1,22 @@
-//! meshctl: what people type.
-fn main() {}
+//! meshctl: what people type to see, check and try Weft.
+
+mod admin_reply;
+mod cli;
+mod lab;
+mod rpc;
+mod screen;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(code) => code,
+        Err(error) if screen::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            screen::note(&format!("meshctl: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

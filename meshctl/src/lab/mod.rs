@@ -1,0 +1,118 @@
+//! `meshctl lab`: nodes, pods and a stranger in network namespaces on this machine, with the real programs.
+
+mod address;
+mod apply;
+mod cni_runtime;
+mod config;
+mod container;
+mod daemon;
+mod document;
+mod down;
+mod echo;
+mod exec;
+mod facts;
+mod layout;
+mod live;
+mod logs;
+mod netcfg;
+mod overlay;
+mod pick;
+mod pod;
+mod pod_spec;
+mod process;
+mod programs;
+mod ready;
+mod record;
+mod sandbox;
+mod stage;
+mod status;
+mod supervisor;
+mod topology;
+mod up;
+mod view;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// `meshctl lab`.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true, after_help = EXAMPLES)]
+pub(crate) struct LabArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  meshctl lab up                                  three nodes, dual stack, four pods
+  meshctl lab up -f lab.yaml --name big           another lab beside it
+  meshctl lab apply -f pods.yaml                  more pods; the folder is watched
+  meshctl lab exec demo/client -- ping -c1 10.244.2.2
+  meshctl lab exec node/n1 -- nft list ruleset
+  meshctl lab status -o json                      everything a script needs
+  meshctl lab down --all
+
+lab.yaml, every field of which may be left out:
+  nodes: 3                    # n1, n2, n3; at most 64
+  families: [ipv4, ipv6]      # of the underlay
+  podFamilies: [ipv4, ipv6]   # of pods; as the underlay where absent
+  mtu: 1500                   # of the underlay and of pods
+  rotationPeriod: 24h         # of keys, 60s to 30d
+  primary: ptp                # or bridge: the plugin that mesh-cni is chained after
+  trustDomain: weft.lab
+  manifests: [pods.yaml]      # instead of the lab's own four pods; [] for an empty lab";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Builds a lab and waits until its pods run.
+    Up(up::UpArgs),
+    /// Puts manifests into the lab's directory, object by object.
+    Apply(apply::ApplyArgs),
+    /// Takes objects out of the lab's directory.
+    Delete(apply::DeleteArgs),
+    /// Runs a command where a pod (or node/n1, stranger, underlay) is.
+    Exec(exec::ExecArgs),
+    /// Shows what there is.
+    Status(status::StatusArgs),
+    /// Shows what the lab's programs and pods print.
+    Logs(logs::LogsArgs),
+    /// Ends a lab and leaves nothing of it.
+    Down(down::DownArgs),
+    /// Runs a lab: started by `up`.
+    #[command(hide = true)]
+    Supervise {
+        /// The lab's folder.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Answers TCP and UDP with what it was sent: what pods without a command run.
+    #[command(hide = true)]
+    Echo {
+        /// Where it listens besides port 7; 8080 where absent.
+        ports: Vec<u16>,
+    },
+}
+
+impl LabArgs {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// Whatever went wrong, told so that a person can act on it.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.verb {
+            Verb::Up(args) => up::run(&args)?,
+            Verb::Apply(args) => apply::run(&args)?,
+            Verb::Delete(args) => apply::delete(&args)?,
+            Verb::Exec(args) => return exec::run(&args),
+            Verb::Status(args) => status::run(&args)?,
+            Verb::Logs(args) => logs::run(&args)?,
+            Verb::Down(args) => down::run(&args)?,
+            Verb::Supervise { dir } => supervisor::run(&dir)?,
+            Verb::Echo { ports } => echo::run(&ports)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
