@@ -121,8 +121,17 @@ impl Node {
         }
     }
 
-    fn wait_for(&mut self, is_it: impl Fn(&Event) -> bool) {
-        while !is_it(&self.events.blocking_recv().expect("the data thread lives")) {}
+    /// Lets the data thread go on until it reports this.
+    fn wait_for(&mut self, what: &str, is_it: impl Fn(&Event) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.events.try_recv() {
+                Ok(event) if is_it(&event) => return,
+                Ok(_) => {}
+                Err(_) => drop(self.snapshot()),
+            }
+            assert!(Instant::now() < deadline, "not reported: {what}");
+        }
     }
 }
 
@@ -187,7 +196,7 @@ fn the_first_packet_waits_for_the_handshake_and_arrives() {
     let [mut a, mut b] = pair(false);
     send(&a, &b, false, 1);
     for node in [&mut a, &mut b] {
-        node.wait_for(|event| matches!(event, Event::Engine(wg::Event::HandshakeCompleted { .. })));
+        node.wait_for("a handshake", |event| matches!(event, Event::Engine(wg::Event::HandshakeCompleted { .. })));
     }
 }
 
@@ -216,7 +225,7 @@ fn a_greeting_makes_a_session_without_a_packet() {
     let greeting = |peer| Command::Greet { local: Node::identity(1), peer: Node::peer_name(peer) };
     a.handle.send(greeting(7)).unwrap();
     a.handle.send(greeting(2)).unwrap();
-    a.wait_for(|event| matches!(event, Event::Engine(wg::Event::HandshakeCompleted { .. })));
+    a.wait_for("a handshake", |event| matches!(event, Event::Engine(wg::Event::HandshakeCompleted { .. })));
     assert_eq!(established(&a.snapshot()).len(), 1);
     assert_eq!(b.handle.counters().tun_written.read(), (0, 0));
 }
@@ -249,7 +258,7 @@ fn a_deleted_device_is_reported_and_opened_again() {
     let [mut a, b] = pair(false);
     send(&a, &b, false, 1);
     ip(&a.netns, "link del mesh0");
-    a.wait_for(|event| *event == Event::TunGone);
+    a.wait_for("the device is gone", |event| *event == Event::TunGone);
     assert!(!a.snapshot().has_tun);
     // the other side's packets have nowhere to go, and harm nobody
     let (sender, target) = (b.socket(false), a.socket(false));
