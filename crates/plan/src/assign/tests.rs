@@ -32,6 +32,7 @@ fn key(identity: SpiffeId) -> RequestedKey {
 }
 
 impl World {
+    #[expect(clippy::disallowed_methods, reason = "a test needs some instant to begin with")]
     /// Two joined nodes with a range each, an enrolled namespace, nothing attached.
     fn new() -> Self {
         let assigner = Assigner::new("td".parse().unwrap(), "weft-system".to_owned(), BTreeMap::new());
