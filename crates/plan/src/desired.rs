@@ -56,7 +56,7 @@ pub struct Desired {
 }
 
 /// A route in one of our two tables.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Which table.
     pub table: RouteTable,

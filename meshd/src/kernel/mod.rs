@@ -1,1 +1,276 @@
 //! The only netlink and nft calls: what is desired is made so.
+//!
+//! Everything made here outlives the daemon. A wish is applied in an order that never opens a gap: routes into the
+//! mesh first, then the filter in one transaction, then routes back to the main table and removals.
+
+mod counters;
+mod filter;
+mod link;
+mod nft;
+mod probe;
+mod route;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use plan::{Desired, Filter, Route, RouteTarget};
+use rtnetlink::{Handle, IpVersion};
+
+pub(crate) use counters::{Observed, SeenFlow};
+pub(crate) use link::HostLink;
+pub(crate) use probe::{Missing, missing};
+
+/// The bits of a packet's mark that are ours.
+pub(crate) const MARK_MASK: u32 = 0x0f00_0000;
+/// Came out of an enrolled local workload's link, with its own MAC and address.
+pub(crate) const MARK_MEMBER: u32 = 0x0100_0000;
+/// An outer packet of the engine.
+pub(crate) const MARK_OUTER: u32 = 0x0200_0000;
+/// Bytes that the tunnel adds to an inner packet over IPv6, the larger of the two (WireGuard paper section 5.4.6:
+/// 40 IPv6 + 8 UDP + 16 header + 16 tag).
+const OVERHEAD: u32 = 80;
+/// The least MTU that IPv6 can live with (RFC 8200 section 5).
+const MTU_MIN: u32 = 1280;
+
+/// The kernel state of this node.
+pub(crate) struct Kernel {
+    handle: Handle,
+    tun: String,
+    tun_index: u32,
+    families: Vec<IpVersion>,
+    routes: Option<BTreeSet<Route>>,
+    filter: Option<Filter>,
+}
+
+/// The link that peers reach this node at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Underlay {
+    pub(crate) link: String,
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    /// The MTU that fits the mesh's device over this link, in bytes.
+    pub(crate) mesh_mtu: u32,
+}
+
+/// A wish as far as it could be fulfilled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// Links that were to be pinned and are not there (any more).
+    pub(crate) missing_links: BTreeSet<String>,
+}
+
+impl Kernel {
+    /// Connects to the kernel in the calling thread's network namespace.
+    pub(crate) fn open(tun: &str) -> anyhow::Result<Self> {
+        let mut families = vec![IpVersion::V4];
+        if Path::new("/proc/sys/net/ipv6/conf/all").exists() {
+            families.push(IpVersion::V6);
+        }
+        let handle = link::connect()?;
+        Ok(Self { handle, tun: tun.to_owned(), tun_index: 0, families, routes: None, filter: None })
+    }
+
+    /// The link of this name, or the one that the default route leaves by.
+    pub(crate) async fn underlay(&self, name: Option<&str>) -> anyhow::Result<Underlay> {
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => default_route_link()?,
+        };
+        let found = link::by_name(&self.handle, &name).await?;
+        let found = found.ok_or_else(|| anyhow!("there is no link {name}: name the right one with --underlay-link"))?;
+        let (index, mtu) = link::index_and_mtu(&found);
+        let addresses = link::addresses(&self.handle, index).await?;
+        if addresses.is_empty() {
+            bail!("{name} has no address that peers could reach");
+        }
+        Ok(Underlay { link: name, addresses, mesh_mtu: mtu.saturating_sub(OVERHEAD).max(MTU_MIN) })
+    }
+
+    /// Makes the TUN device (which must exist) and the policy rules ready; safe to repeat.
+    pub(crate) async fn prepare(&mut self, mtu: u32) -> anyhow::Result<()> {
+        let tun = link::by_name(&self.handle, &self.tun).await?;
+        let tun = tun.ok_or_else(|| anyhow!("{} is gone: it is made again when the daemon starts", self.tun))?;
+        let index = link::index_and_mtu(&tun).0;
+        if index != self.tun_index {
+            // another device of the same name: its routes went with the old one
+            self.routes = None;
+        }
+        self.tun_index = index;
+        // loose reverse path: with policy routes, main does not lead back to where a packet came from
+        set_sysctl(&format!("ipv4/conf/{}/rp_filter", self.tun), "2")?;
+        if self.has_v6() {
+            // no link-local address: the device has no link
+            set_sysctl(&format!("ipv6/conf/{}/addr_gen_mode", self.tun), "1")?;
+        }
+        link::bring_up(&self.handle, index, mtu).await?;
+        route::ensure_rules(&self.handle, &self.families).await?;
+        Ok(())
+    }
+
+    /// Finds the host-side end of a pod's interface, and makes sure that its packets meet the filter.
+    pub(crate) async fn host_link(&self, netns: &Path, ifname: &str) -> anyhow::Result<HostLink> {
+        let link = link::host_link(&self.handle, netns, ifname).await?;
+        if !filter::is_plain_name(&link.name) {
+            bail!("the host-side link `{}` has a name that the filter cannot hold", link.name);
+        }
+        if link.bridge_port {
+            for family in ["iptables", "ip6tables"] {
+                set_sysctl(&format!("bridge/bridge-nf-call-{family}"), "1").context(
+                    "the pod is on a bridge and its packets would pass the filter by: load the kernel module br_netfilter",
+                )?;
+            }
+        }
+        Ok(link)
+    }
+
+    /// Makes the kernel be as desired. On error nothing is known of what is there: the next call compares with the
+    /// kernel itself.
+    pub(crate) async fn apply(&mut self, desired: &Desired) -> anyhow::Result<Applied> {
+        let (before_routes, before_filter) = (self.routes.take(), self.filter.take());
+        let routes = self.usable_routes(desired);
+        let held = match &before_routes {
+            Some(held) => held.iter().map(|r| ((r.table, r.prefix), Some(r.target))).collect(),
+            None => route::held_routes(&self.handle, &self.families, self.tun_index).await?,
+        };
+        let (into_mesh, later): (Vec<&Route>, Vec<&Route>) = routes
+            .iter()
+            .filter(|route| held.get(&(route.table, route.prefix)) != Some(&Some(route.target)))
+            .partition(|route| route.target == RouteTarget::Mesh);
+        for route in into_mesh {
+            route::put(&self.handle, route, self.tun_index).await?;
+        }
+        let (filter, missing_links) = self.apply_filter(before_filter, &desired.filter).await?;
+        for route in later {
+            route::put(&self.handle, route, self.tun_index).await?;
+        }
+        self.remove_others(&held, &routes).await?;
+        self.routes = Some(routes);
+        self.filter = Some(filter);
+        Ok(Applied { missing_links })
+    }
+
+    fn usable_routes(&self, desired: &Desired) -> BTreeSet<Route> {
+        desired.routes.iter().filter(|route| self.has_v6() || route.prefix.addr().is_ipv4()).copied().collect()
+    }
+
+    async fn apply_filter(
+        &self,
+        before: Option<Filter>,
+        wished: &Filter,
+    ) -> anyhow::Result<(Filter, BTreeSet<String>)> {
+        let mut filter = wished.clone();
+        let mut missing = BTreeSet::new();
+        for link in wished.pins.keys() {
+            // a pin that is there already stays as it is: the kernel takes it away with its link
+            let known = before.as_ref().is_some_and(|b| b.pins.get(link) == wished.pins.get(link));
+            if !known && link::by_name(&self.handle, link).await?.is_none() {
+                filter.pins.remove(link);
+                missing.insert(link.clone());
+            }
+        }
+        let script = match &before {
+            Some(before) => filter::difference(before, &filter),
+            None => filter::whole(&filter, &self.tun, &counters::counts().await.unwrap_or_default()),
+        };
+        if !script.is_empty() {
+            nft::apply(&script).await?;
+        }
+        Ok((filter, missing))
+    }
+
+    async fn remove_others(
+        &self,
+        held: &BTreeMap<route::RouteKey, Option<RouteTarget>>,
+        wanted: &BTreeSet<Route>,
+    ) -> anyhow::Result<()> {
+        let kept: BTreeSet<_> = wanted.iter().map(|route| (route.table, route.prefix)).collect();
+        for ((table, prefix), target) in held.iter().filter(|(key, _)| !kept.contains(key)) {
+            let target = target.unwrap_or(RouteTarget::Mesh);
+            route::remove(&self.handle, &Route { table: *table, prefix: *prefix, target }, self.tun_index).await?;
+        }
+        Ok(())
+    }
+
+    /// What somebody else took away since it was applied; the next [`Self::apply`] then starts from the kernel itself.
+    pub(crate) async fn drift(&mut self) -> anyhow::Result<Vec<&'static str>> {
+        let mut drift = Vec::new();
+        let Some(filter) = &self.filter else { return Ok(drift) };
+        if !route::has_rules(&self.handle, &self.families).await? {
+            route::ensure_rules(&self.handle, &self.families).await?;
+            drift.push("policy rules");
+        }
+        let tun = link::by_name(&self.handle, &self.tun).await?;
+        if tun.is_none_or(|tun| link::index_and_mtu(&tun).0 != self.tun_index) {
+            drift.push("mesh device");
+        }
+        let chains = nft::run(&["list", "chains"], "").await?;
+        let pinned = filter.pins.keys().all(|link| chains.contains(&format!("chain pin_{link} ")));
+        let hooked = ["chain forward", "chain output"].iter().all(|chain| chains.contains(chain));
+        if !pinned || !hooked || !chains.contains("table inet weft") {
+            drift.push("packet filter");
+            self.filter = None;
+        }
+        let held = route::held_routes(&self.handle, &self.families, self.tun_index).await?;
+        let routes = self.routes.iter().flatten();
+        if routes.clone().any(|route| held.get(&(route.table, route.prefix)) != Some(&Some(route.target))) {
+            drift.push("routes");
+            self.routes = None;
+        }
+        Ok(drift)
+    }
+
+    /// Whether the pin of a link is in the kernel with exactly this content.
+    pub(crate) fn holds_pin(&self, link: &str) -> bool {
+        self.filter.as_ref().is_some_and(|filter| filter.pins.contains_key(link))
+    }
+
+    /// What the filter counted and whom it remembers.
+    pub(crate) async fn observed(&self) -> anyhow::Result<Observed> {
+        counters::read().await
+    }
+
+    /// Takes everything away that this module ever makes.
+    pub(crate) async fn remove_everything(&mut self) -> anyhow::Result<()> {
+        (self.routes, self.filter) = (None, None);
+        route::remove_rules(&self.handle, &self.families).await?;
+        self.remove_others(&route::held_routes(&self.handle, &self.families, self.tun_index).await?, &BTreeSet::new())
+            .await?;
+        nft::apply(&filter::nothing()).await?;
+        link::remove(&self.handle, &self.tun).await
+    }
+
+    fn has_v6(&self) -> bool {
+        self.families.contains(&IpVersion::V6)
+    }
+}
+
+fn set_sysctl(key: &str, value: &str) -> anyhow::Result<()> {
+    let path = format!("/proc/sys/net/{key}");
+    if std::fs::read_to_string(&path).is_ok_and(|held| held.trim() == value) {
+        return Ok(());
+    }
+    std::fs::write(&path, value).with_context(|| format!("cannot set {path} to {value}"))
+}
+
+/// The link of the default route with the lowest metric, IPv4 first (proc(5), /proc/net/route and ipv6_route).
+fn default_route_link() -> anyhow::Result<String> {
+    let v4 = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let default4 = v4
+        .lines()
+        .skip(1)
+        .map(fields)
+        .find(|f| f.get(1).is_some_and(|d| d == "00000000") && f.get(7).is_some_and(|mask| mask == "00000000"));
+    if let Some(name) = default4.and_then(|f| f.first().cloned()) {
+        return Ok(name);
+    }
+    let v6 = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let default6 = v6
+        .lines()
+        .map(fields)
+        .find(|f| f.get(1).is_some_and(|length| length == "00") && f.last().is_some_and(|link| link != "lo"));
+    default6
+        .and_then(|f| f.last().cloned())
+        .context("there is no default route: name the link that peers reach with --underlay-link")
+}

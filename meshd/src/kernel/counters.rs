@@ -1,0 +1,83 @@
+//! What the filter counted and whom it remembers, read back from nft.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::filter::Counts;
+use super::nft;
+
+/// What the filter counted, by name, and the flows it remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Observed {
+    /// Packets by counter.
+    pub(crate) packets: BTreeMap<String, u64>,
+    /// Clear text refused lately.
+    pub(crate) denied: Vec<SeenFlow>,
+    /// Clear text accepted lately.
+    pub(crate) clear_seen: Vec<SeenFlow>,
+}
+
+/// Clear text of one source to one port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct SeenFlow {
+    pub(crate) source: String,
+    pub(crate) destination: String,
+    /// As nft names it: `tcp`, `udp`, `icmp`, or a number.
+    pub(crate) protocol: String,
+    /// 0 where the protocol has none.
+    pub(crate) port: u16,
+    /// Packets.
+    pub(crate) count: u64,
+}
+
+/// Reads counters and remembered flows; nothing of ours in the kernel is all zero.
+pub(super) async fn read() -> anyhow::Result<Observed> {
+    let mut observed = Observed::default();
+    for (name, (packets, _)) in counts().await? {
+        observed.packets.insert(name, packets);
+    }
+    for version in ['4', '6'] {
+        observed.denied.extend(remembered(&format!("denied{version}")).await?);
+        observed.clear_seen.extend(remembered(&format!("clear_seen{version}")).await?);
+    }
+    Ok(observed)
+}
+
+/// Counter values of our tables: (packets, bytes) by name.
+pub(super) async fn counts() -> anyhow::Result<Counts> {
+    let listed = list(&["-j", "list", "counters"]).await?;
+    let counter = |item: &Value| {
+        let counter = item.get("counter").filter(|c| c.get("table").and_then(Value::as_str) == Some("weft"))?;
+        let number = |key: &str| counter.get(key).and_then(Value::as_u64);
+        Some((counter.get("name")?.as_str()?.to_owned(), (number("packets")?, number("bytes")?)))
+    };
+    Ok(listed.iter().filter_map(counter).collect())
+}
+
+async fn remembered(set: &str) -> anyhow::Result<Vec<SeenFlow>> {
+    let listed = list(&["-j", "list", "set", "inet", "weft", set]).await.unwrap_or_default();
+    let elements = listed.iter().filter_map(|item| item.get("set")?.get("elem")?.as_array());
+    Ok(elements.flatten().filter_map(flow).collect())
+}
+
+fn flow(element: &Value) -> Option<SeenFlow> {
+    let element = element.get("elem")?;
+    let count = element.get("counter")?.get("packets")?.as_u64()?;
+    let [source, destination, protocol, port] = element.get("val")?.get("concat")?.as_array()?.as_slice() else {
+        return None;
+    };
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let port = port.as_u64().and_then(|p| u16::try_from(p).ok())?;
+    let (source, destination, protocol) = (text(source), text(destination), text(protocol));
+    Some(SeenFlow { source, destination, protocol, port, count })
+}
+
+async fn list(arguments: &[&str]) -> anyhow::Result<Vec<Value>> {
+    // -n: numbers, not service names
+    let text = nft::run(&[&["-n"], arguments].concat(), "").await?;
+    let value: Value = serde_json::from_str(&text).context("nft printed no JSON")?;
+    Ok(value.get("nftables").and_then(Value::as_array).cloned().unwrap_or_default())
+}

@@ -1,0 +1,146 @@
+//! Links: `mesh0`, the host-side end of a pod's interface, and the addresses of the underlay.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use futures::TryStreamExt as _;
+use linux::netns::Netns;
+use netlink_packet_route::address::{AddressAttribute, AddressScope};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, LinkUnspec};
+
+/// The host-side end of a pod's interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostLink {
+    /// Name in the node's namespace.
+    pub(crate) name: String,
+    /// Whether a bridge owns it, so that packets between pods of this node may never be routed.
+    pub(crate) bridge_port: bool,
+    /// MAC of the pod's end.
+    pub(crate) mac: [u8; 6],
+    /// Addresses on the pod's end, without link-local ones.
+    pub(crate) ips: BTreeSet<IpAddr>,
+}
+
+/// What is seen of an interface from inside its pod.
+struct Inside {
+    index: u32,
+    peer: Option<u32>,
+    mac: Option<[u8; 6]>,
+    ips: BTreeSet<IpAddr>,
+}
+
+/// A netlink connection in the calling thread's namespace, driven by the current runtime.
+pub(super) fn connect() -> anyhow::Result<Handle> {
+    let (connection, handle, _messages) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// The link of this name; `None` when there is none.
+pub(super) async fn by_name(handle: &Handle, name: &str) -> anyhow::Result<Option<LinkMessage>> {
+    found(handle.link().get().match_name(name.to_owned()).execute().try_next().await)
+}
+
+async fn by_index(handle: &Handle, index: u32) -> anyhow::Result<Option<LinkMessage>> {
+    found(handle.link().get().match_index(index).execute().try_next().await)
+}
+
+fn found(result: Result<Option<LinkMessage>, rtnetlink::Error>) -> anyhow::Result<Option<LinkMessage>> {
+    match result {
+        // ENODEV, as netlink reports it
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -19 => Ok(None),
+        other => other.context("cannot look for a link"),
+    }
+}
+
+/// Sets the MTU of a link and brings it up.
+pub(super) async fn bring_up(handle: &Handle, index: u32, mtu: u32) -> anyhow::Result<()> {
+    let change = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
+    handle.link().set(change).execute().await.context("cannot set up the TUN device")
+}
+
+/// Removes a link; one that is not there is as good.
+pub(super) async fn remove(handle: &Handle, name: &str) -> anyhow::Result<()> {
+    let Some(link) = by_name(handle, name).await? else { return Ok(()) };
+    handle.link().del(link.header.index).execute().await.with_context(|| format!("cannot remove {name}"))
+}
+
+/// Addresses of a link that other machines can reach it by.
+pub(super) async fn addresses(handle: &Handle, index: u32) -> anyhow::Result<BTreeSet<IpAddr>> {
+    let messages: Vec<_> = handle
+        .address()
+        .get()
+        .set_link_index_filter(index)
+        .execute()
+        .try_collect()
+        .await
+        .context("cannot list addresses")?;
+    let reachable = messages.iter().filter(|m| m.header.index == index && m.header.scope == AddressScope::Universe);
+    let address = |a: &AddressAttribute| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None };
+    Ok(reachable.filter_map(|m| m.attributes.iter().find_map(address)).collect())
+}
+
+/// Index and MTU of a link.
+pub(super) fn index_and_mtu(link: &LinkMessage) -> (u32, u32) {
+    let mtu = link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None });
+    (link.header.index, mtu.unwrap_or(1500))
+}
+
+fn name_of(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.clone()) } else { None })
+}
+
+fn peer_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|a| if let LinkAttribute::Link(index) = a { Some(*index) } else { None })
+}
+
+fn mac_of(link: &LinkMessage) -> Option<[u8; 6]> {
+    let mac =
+        |a: &LinkAttribute| if let LinkAttribute::Address(bytes) = a { bytes.clone().try_into().ok() } else { None };
+    link.attributes.iter().find_map(mac)
+}
+
+fn is_veth(link: &LinkMessage) -> bool {
+    let kind = |i: &LinkInfo| matches!(i, LinkInfo::Kind(InfoKind::Veth));
+    link.attributes.iter().any(|a| if let LinkAttribute::LinkInfo(infos) = a { infos.iter().any(kind) } else { false })
+}
+
+fn has_master(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(index) if *index != 0))
+}
+
+/// Finds the host-side end of `ifname` in the namespace at `netns`: a veth whose peer is that interface.
+pub(super) async fn host_link(handle: &Handle, netns: &Path, ifname: &str) -> anyhow::Result<HostLink> {
+    let sandbox = Netns::open(netns).with_context(|| format!("{} is no network namespace", netns.display()))?;
+    if sandbox.is_current()? {
+        bail!("{} is the node's own network namespace: a pod needs one of its own", netns.display());
+    }
+    let name = ifname.to_owned();
+    let inside = tokio::task::spawn_blocking(move || sandbox.within(|| look_inside(&name)))
+        .await
+        .context("looking into the sandbox was interrupted")???;
+    let peer = inside.peer.ok_or_else(|| anyhow!("{ifname} has no peer on the host: only veth interfaces can join"))?;
+    let link = by_index(handle, peer).await?.ok_or_else(|| anyhow!("the host side of {ifname} is gone"))?;
+    if !is_veth(&link) || peer_of(&link) != Some(inside.index) {
+        bail!("the host side of {ifname} is not on this node: only veth interfaces of this node can join");
+    }
+    let name = name_of(&link).context("the host side has no name")?;
+    let mac = inside.mac.ok_or_else(|| anyhow!("{ifname} has no MAC address"))?;
+    Ok(HostLink { name, bridge_port: has_master(&link), mac, ips: inside.ips })
+}
+
+/// Runs on a thread that is in the sandbox, with a small runtime of its own: a netlink socket belongs to the namespace
+/// that it was opened in.
+fn look_inside(ifname: &str) -> anyhow::Result<Inside> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().context("cannot look inside")?;
+    runtime.block_on(async {
+        let handle = connect()?;
+        let link = by_name(&handle, ifname).await?.ok_or_else(|| anyhow!("there is no {ifname} in the sandbox"))?;
+        let index = link.header.index;
+        let ips = addresses(&handle, index).await?;
+        Ok(Inside { index, peer: peer_of(&link), mac: mac_of(&link), ips })
+    })
+}

@@ -1,0 +1,224 @@
+//! Policy rules and the routes of our two tables, by rtnetlink.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::Context as _;
+use futures::TryStreamExt as _;
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use plan::{Route, RouteTable, RouteTarget};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+
+use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER};
+
+/// Our routes and rules carry this originator, so that leftovers are recognised (rtnetlink(7), RTPROT above 4 is free
+/// for user space; not in /etc/iproute2/rt_protos).
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(0xb7);
+/// Tables of remote workloads and of remote nodes.
+const TABLE_PODS: u32 = 5182;
+const TABLE_NODES: u32 = 5183;
+const TABLE_MAIN: u32 = 254;
+
+/// One of our policy rules: priority, mark (with our mask) or input from this host, table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rule {
+    priority: u32,
+    mark: Option<u32>,
+    local: bool,
+    table: u32,
+}
+
+/// Outer packets never meet our tables; enrolled workloads' packets meet both; this host's own meet the workloads'.
+const RULES: [Rule; 4] = [
+    Rule { priority: 5180, mark: Some(MARK_OUTER), local: false, table: TABLE_MAIN },
+    Rule { priority: 5181, mark: Some(MARK_MEMBER), local: false, table: TABLE_PODS },
+    Rule { priority: 5182, mark: Some(MARK_MEMBER), local: false, table: TABLE_NODES },
+    Rule { priority: 5183, mark: None, local: true, table: TABLE_PODS },
+];
+
+/// Destination and table of a route, which is what makes it one route.
+pub(super) type RouteKey = (RouteTable, IpNet);
+
+fn table_id(table: RouteTable) -> u32 {
+    match table {
+        RouteTable::Pods => TABLE_PODS,
+        RouteTable::Nodes => TABLE_NODES,
+    }
+}
+
+/// Makes our rules be there, once each; true when one was missing.
+pub(super) async fn ensure_rules(handle: &Handle, families: &[IpVersion]) -> anyhow::Result<bool> {
+    let mut missing = false;
+    for family in families {
+        let held = ours(handle, family.clone()).await?;
+        for rule in RULES {
+            if !held.iter().any(|message| is(message, rule)) {
+                missing = true;
+                add_rule(handle, family, rule).await?;
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Whether every rule is there.
+pub(super) async fn has_rules(handle: &Handle, families: &[IpVersion]) -> anyhow::Result<bool> {
+    for family in families {
+        let held = ours(handle, family.clone()).await?;
+        if !RULES.iter().all(|rule| held.iter().any(|message| is(message, *rule))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Takes our rules away.
+pub(super) async fn remove_rules(handle: &Handle, families: &[IpVersion]) -> anyhow::Result<()> {
+    for family in families {
+        for message in ours(handle, family.clone()).await? {
+            handle.rule().del(message).execute().await.context("cannot remove a policy rule")?;
+        }
+    }
+    Ok(())
+}
+
+async fn ours(handle: &Handle, family: IpVersion) -> anyhow::Result<Vec<RuleMessage>> {
+    let all: Vec<RuleMessage> =
+        handle.rule().get(family).execute().try_collect().await.context("cannot list policy rules")?;
+    let priorities = RULES.map(|rule| rule.priority);
+    let mine = |m: &RuleMessage| priority_of(m).is_some_and(|p| priorities.contains(&p));
+    Ok(all.into_iter().filter(mine).collect())
+}
+
+fn priority_of(message: &RuleMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|a| if let RuleAttribute::Priority(p) = a { Some(*p) } else { None })
+}
+
+fn is(message: &RuleMessage, rule: Rule) -> bool {
+    let mut table = u32::from(message.header.table);
+    let (mut mark, mut mask, mut local) = (None, None, false);
+    for attribute in &message.attributes {
+        if let RuleAttribute::Table(id) = attribute {
+            table = *id;
+        } else if let RuleAttribute::FwMark(found) = attribute {
+            mark = Some(*found);
+        } else if let RuleAttribute::FwMask(found) = attribute {
+            mask = Some(*found);
+        } else if let RuleAttribute::Iifname(name) = attribute {
+            local = name == "lo";
+        }
+    }
+    let marked = mark == rule.mark && (rule.mark.is_none() || mask == Some(MARK_MASK));
+    priority_of(message) == Some(rule.priority) && table == rule.table && marked && local == rule.local
+}
+
+async fn add_rule(handle: &Handle, family: &IpVersion, rule: Rule) -> anyhow::Result<()> {
+    let mut request = handle.rule().add().table_id(rule.table).priority(rule.priority).action(RuleAction::ToTable);
+    if let Some(mark) = rule.mark {
+        request = request.fw_mark(mark);
+        request.message_mut().attributes.push(RuleAttribute::FwMask(MARK_MASK));
+    }
+    if rule.local {
+        request = request.input_interface("lo");
+    }
+    request.message_mut().attributes.push(RuleAttribute::Protocol(PROTOCOL));
+    let added = match family {
+        IpVersion::V4 => request.v4().execute().await,
+        IpVersion::V6 => request.v6().execute().await,
+    };
+    added.with_context(|| format!("cannot add the policy rule at priority {}", rule.priority))
+}
+
+/// The routes of our tables as the kernel has them.
+pub(super) async fn held_routes(
+    handle: &Handle,
+    families: &[IpVersion],
+    tun: u32,
+) -> anyhow::Result<BTreeMap<RouteKey, Option<RouteTarget>>> {
+    let mut held = BTreeMap::new();
+    for family in families {
+        let query = match family {
+            IpVersion::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            IpVersion::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        };
+        let all: Vec<RouteMessage> =
+            handle.route().get(query).execute().try_collect().await.context("cannot list routes")?;
+        held.extend(all.iter().filter_map(|message| read(message, tun)));
+    }
+    Ok(held)
+}
+
+/// A route of one of our tables; its target is `None` when it leads elsewhere than we would have it.
+fn read(message: &RouteMessage, tun: u32) -> Option<(RouteKey, Option<RouteTarget>)> {
+    let mut table = u32::from(message.header.table);
+    let (mut destination, mut oif) = (None, None);
+    for attribute in &message.attributes {
+        if let RouteAttribute::Table(id) = attribute {
+            table = *id;
+        } else if let RouteAttribute::Destination(RouteAddress::Inet(ip)) = attribute {
+            destination = Some(IpAddr::V4(*ip));
+        } else if let RouteAttribute::Destination(RouteAddress::Inet6(ip)) = attribute {
+            destination = Some(IpAddr::V6(*ip));
+        } else if let RouteAttribute::Oif(index) = attribute {
+            oif = Some(*index);
+        }
+    }
+    let table = [RouteTable::Pods, RouteTable::Nodes].into_iter().find(|t| table_id(*t) == table)?;
+    let unspecified = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        _ => IpAddr::from([0; 16]),
+    };
+    let prefix = IpNet::new(destination.unwrap_or(unspecified), message.header.destination_prefix_length).ok()?;
+    let target = if message.header.kind == RouteType::Throw {
+        Some(RouteTarget::Main)
+    } else if message.header.kind == RouteType::Unicast && oif == Some(tun) {
+        Some(RouteTarget::Mesh)
+    } else {
+        None
+    };
+    Some(((table, prefix), target))
+}
+
+fn message(route: &Route, tun: u32) -> anyhow::Result<RouteMessage> {
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(route.prefix.network(), route.prefix.prefix_len())
+        .with_context(|| format!("{} is no destination", route.prefix))?
+        .table_id(table_id(route.table))
+        .protocol(PROTOCOL);
+    builder = match route.target {
+        RouteTarget::Mesh => builder.output_interface(tun),
+        RouteTarget::Main => builder.kind(RouteType::Throw),
+    };
+    Ok(builder.build())
+}
+
+/// Adds a route, or makes the one with this destination lead where this one does.
+pub(super) async fn put(handle: &Handle, route: &Route, tun: u32) -> anyhow::Result<()> {
+    // IPv6 adds a second next hop where a route of another type is to be replaced, so the old one goes first; in the
+    // moment between, the filter's `keyed` and `unknown_destination` keep clear text in
+    if route.target == RouteTarget::Main || route.prefix.addr().is_ipv6() {
+        let other = match route.target {
+            RouteTarget::Main => RouteTarget::Mesh,
+            RouteTarget::Mesh => RouteTarget::Main,
+        };
+        remove(handle, &Route { target: other, ..*route }, tun).await?;
+    }
+    let message = message(route, tun)?;
+    handle.route().add(message).replace().execute().await.with_context(|| format!("cannot route {}", route.prefix))
+}
+
+/// Removes a route; one that is not there is as good.
+pub(super) async fn remove(handle: &Handle, route: &Route, tun: u32) -> anyhow::Result<()> {
+    match handle.route().del(message(route, tun)?).execute().await {
+        Err(rtnetlink::Error::NetlinkError(error)) if is_absent(error.raw_code()) => Ok(()),
+        other => other.with_context(|| format!("cannot remove the route of {}", route.prefix)),
+    }
+}
+
+/// ESRCH (no such route) or ENODEV (its device is gone, and the route with it), as netlink reports them.
+fn is_absent(code: i32) -> bool {
+    matches!(-code, 3 | 19)
+}
