@@ -124,7 +124,10 @@ impl KeyRing {
 /// The two epochs that the clock alone asks for.
 fn by_clock(period: Duration, wall: UnixTime) -> RangeInclusive<Epoch> {
     let turn = Epoch::at(wall, period);
-    if wall.since(turn.start(period)) < half(period) { turn.previous()..=turn } else { turn..=turn.next() }
+    let first_half = wall.since(turn.start(period)) < half(period);
+    // the very first epoch has none before it; a machine that starts in 1970 holds two keys all the same
+    let older = if first_half { turn.previous() } else { turn };
+    older..=older.next()
 }
 
 fn half(period: Duration) -> Duration {

@@ -136,6 +136,16 @@ fn id_20_a_clock_that_goes_back_never_loses_the_current_key() {
     assert_eq!(held(&ring), [100, 101]);
 }
 
+/// Found by the property test below: the first half of the first epoch has no epoch before it.
+#[test]
+fn a_clock_at_the_beginning_of_time_holds_two_keys() {
+    let mut ring = ring(60);
+    for (at, expected) in [(0, [0, 1]), (29, [0, 1]), (30, [0, 1]), (60, [0, 1]), (90, [1, 2])] {
+        ring.handle(Input::Tick, UnixTime(at));
+        assert_eq!(held(&ring), expected, "at {at}");
+    }
+}
+
 #[test]
 fn an_issuer_allows_what_a_clock_off_by_the_tolerance_asks_for() {
     let day = ROTATION_PERIOD;
