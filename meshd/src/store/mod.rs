@@ -28,7 +28,7 @@ mod node_files;
 mod private;
 mod recent_pairs;
 #[cfg(test)]
-mod small_disk;
+mod tests;
 mod tombstones;
 
 pub(crate) use atomic::{atomic_write, remove_durably};

@@ -1,7 +1,7 @@
 //! Saved is on disk, removed is gone, and a disk that refuses changes neither memory nor the other files.
 
 use super::*;
-use crate::store::small_disk::on_small_disk;
+use crate::store::tests::small_disk::on_small_disk;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Record {

@@ -6,11 +6,11 @@ use std::process::Command;
 const VARIABLE: &str = "WEFT_TEST_SMALL_DISK";
 
 /// A mounted small file system; it ends with the process.
-pub(super) struct SmallDisk(PathBuf);
+pub(in crate::store) struct SmallDisk(PathBuf);
 
 /// Runs the calling test's body on a small file system: starts this very test once more as a process of its own,
 /// which sees the file system and runs `body`. `name` is the test's full path.
-pub(super) fn on_small_disk(name: &str, body: impl FnOnce(&SmallDisk)) {
+pub(in crate::store) fn on_small_disk(name: &str, body: impl FnOnce(&SmallDisk)) {
     if let Some(dir) = std::env::var_os(VARIABLE) {
         body(&SmallDisk(PathBuf::from(dir)));
         return;
@@ -30,22 +30,22 @@ pub(super) fn on_small_disk(name: &str, body: impl FnOnce(&SmallDisk)) {
 }
 
 impl SmallDisk {
-    pub(super) fn dir(&self) -> &Path {
+    pub(in crate::store) fn dir(&self) -> &Path {
         &self.0
     }
 
     /// Leaves no room for a single byte.
-    pub(super) fn fill(&self) {
+    pub(in crate::store) fn fill(&self) {
         std::fs::write(self.0.join("filling"), vec![0; 256 * 1024])
             .expect_err("the file system is larger than it should be");
     }
 
     /// Makes room again.
-    pub(super) fn empty(&self) {
+    pub(in crate::store) fn empty(&self) {
         std::fs::remove_file(self.0.join("filling")).unwrap();
     }
 
-    pub(super) fn remount(&self, how: &str) {
+    pub(in crate::store) fn remount(&self, how: &str) {
         let mounted = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(&self.0).status().unwrap();
         assert!(mounted.success());
     }

@@ -1,0 +1,3 @@
+//! What the tests of several stores stand on.
+
+pub(super) mod small_disk;
