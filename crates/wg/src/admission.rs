@@ -13,7 +13,7 @@ const LOAD_LASTS: Duration = Duration::from_secs(1);
 const SOURCE_RATE: Rate = Rate { interval: Duration::from_millis(50), burst: 5 };
 /// Sources remembered at most; further ones are refused while they all are recent.
 const SOURCES_MAX: usize = 4096;
-/// Initiations of one peer (WireGuard kernel `INITIATIONS_PER_SECOND` 50).
+/// Handshake messages of one peer (Linux `messages.h`, `INITIATIONS_PER_SECOND` 50).
 const PEER_RATE: Rate = Rate { interval: Duration::from_millis(20), burst: 50 };
 
 /// One event per `interval`, after at most `burst` at once.
@@ -55,10 +55,10 @@ impl Bucket {
     }
 }
 
-/// A peer's allowance of initiations.
-pub(crate) struct Initiations(Bucket);
+/// A peer's allowance of handshake messages.
+pub(crate) struct Allowance(Bucket);
 
-impl Initiations {
+impl Allowance {
     pub(crate) fn new(now: Instant) -> Self {
         Self(Bucket::full(PEER_RATE, now))
     }
@@ -68,8 +68,7 @@ impl Initiations {
         self.0.has(PEER_RATE, now)
     }
 
-    /// One was valid. Invalid ones cost nothing here: whoever replays captured initiations must not use up the honest
-    /// peer's allowance.
+    /// One is used up.
     pub(crate) fn spend(&mut self, now: Instant) {
         self.0.take(PEER_RATE, now);
     }
@@ -79,40 +78,26 @@ impl Initiations {
 pub(crate) struct Admission {
     second_began: Instant,
     initiations: u32,
-    responses: u32,
     loaded_until: Option<Instant>,
     sources: BTreeMap<IpAddr, Bucket>,
 }
 
 impl Admission {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { second_began: now, initiations: 0, responses: 0, loaded_until: None, sources: BTreeMap::new() }
-    }
-
-    fn turn(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.second_began) >= Duration::from_secs(1) {
-            self.second_began = now;
-            self.initiations = 0;
-            self.responses = 0;
-        }
+        Self { second_began: now, initiations: 0, loaded_until: None, sources: BTreeMap::new() }
     }
 
     /// Counts an initiation with a right `mac1`; says whether its sender must prove its address.
     pub(crate) fn is_under_load(&mut self, now: Instant) -> bool {
-        self.turn(now);
+        if now.saturating_duration_since(self.second_began) >= Duration::from_secs(1) {
+            self.second_began = now;
+            self.initiations = 0;
+        }
         self.initiations = self.initiations.saturating_add(1);
         if self.initiations > HANDSHAKES_PER_SECOND_MAX {
             self.loaded_until = Some(now + LOAD_LASTS);
         }
         self.loaded_until.is_some_and(|until| now < until)
-    }
-
-    /// Counts a response to one of our sessions; says whether it may be looked at. Their receiver index must be right,
-    /// so that only somebody on the path can send many: they get no cookie, only a limit.
-    pub(crate) fn admits_response(&mut self, now: Instant) -> bool {
-        self.turn(now);
-        self.responses = self.responses.saturating_add(1);
-        self.responses <= HANDSHAKES_PER_SECOND_MAX
     }
 
     /// Under load, a source that has proven its address: may it start one more?

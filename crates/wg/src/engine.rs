@@ -14,16 +14,12 @@ use crate::local::Locals;
 use crate::parked::Parked;
 use crate::peer::Peers;
 use crate::random::Random;
-use crate::session::{REJECT_AFTER_TIME, Session, TICK, Ticked};
+use crate::session::{Session, TICK, Ticked};
 use crate::transmit::{Transmit, Transmits};
 use crate::waiting::{Bounds, Waiting};
 
 mod inbound;
 mod outbound;
-
-/// A session that nobody used for this long is dropped. Every key of it is then older than `REJECT_AFTER_TIME` (WireGuard
-/// paper §6.1), so that nothing is lost but memory.
-pub const IDLE_TIMEOUT: Duration = REJECT_AFTER_TIME;
 
 /// The largest datagram that UDP carries, and with it the largest message.
 pub(crate) const DATAGRAM_MAX: usize = 65_535;
@@ -197,30 +193,27 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let slots: Vec<Slot> = self.sessions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let Some(session) = self.sessions.get(slot) else { continue };
-            if now.saturating_duration_since(session.used_at()) >= IDLE_TIMEOUT && session.retry_at().is_none() {
+            if session.is_idle(now) {
                 self.retire(slot, RetireReason::Idle);
-            } else {
-                self.tick_if_due(slot, now);
+            } else if session.is_due(now) {
+                self.tick_if_stale(slot, now);
             }
+        }
+        for reason in self.held.expire(now).into_iter().chain(self.staged.expire(now)) {
+            self.drops.count(reason);
         }
         for pair in self.staged.keys() {
             if self.best(pair, now).is_none() {
                 self.start_handshakes(pair, now);
             }
         }
-        for reason in self.held.expire(now).into_iter().chain(self.staged.expire(now)) {
-            self.drops.count(reason);
-        }
         for _ in 0..self.parked.expire(now) {
             self.drops.count(DropReason::UnknownKey);
         }
         self.admission.forget_sources(now);
-        self.wake = None;
-        if self.occupancy() != Occupancy::default() {
+        self.wake = self.sessions.iter().map(|(_, session)| session.deadline(now)).min();
+        if self.held.len() + self.staged.len() + self.parked.len() > 0 {
             self.wake_by(now + TICK);
-        }
-        if let Some(retry) = self.sessions.iter().filter_map(|(_, session)| session.retry_at()).min() {
-            self.wake_by(retry.max(now));
         }
     }
 
@@ -301,7 +294,11 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         self.retry_parked(now);
         self.retry_held(now);
         for pair in self.staged.keys() {
-            if self.best(pair, now).is_none() {
+            if !self.has_keys(pair) {
+                while self.staged.pop(pair).is_some() {
+                    self.drops.count(DropReason::NoBinding);
+                }
+            } else if self.best(pair, now).is_none() {
                 self.start_handshakes(pair, now);
             }
         }
@@ -332,8 +329,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         Some((self.locals.id(pair.local)?.clone(), self.peers.id(pair.peer)?.clone()))
     }
 
-    /// Ticks a session that wants it. The session may be gone afterwards.
-    fn tick_if_due(&mut self, slot: Slot, now: Instant) {
+    /// Ticks a session before it is used, if the last tick is too long ago. The session may be gone afterwards.
+    fn tick_if_stale(&mut self, slot: Slot, now: Instant) {
+        self.wake_by(now + TICK);
         let Some(session) = self.sessions.get_mut(slot).filter(|session| session.wants_tick(now)) else { return };
         let Some(mut buffer) = self.transmits.take(0) else {
             // no room for what it may want to say; it will be asked again
@@ -344,7 +342,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             Ticked::Send(length) => {
                 let endpoint = self.peers.peer(session.pair().peer).and_then(|peer| {
                     // a repeated initiation tries every endpoint in turn
-                    peer.candidate(if session.retry_at().is_some() { session.attempts().saturating_sub(1) } else { 0 })
+                    peer.candidate(if session.is_retrying() { session.attempts().saturating_sub(1) } else { 0 })
                 });
                 match endpoint {
                     Some(endpoint) => self.transmits.push(endpoint, buffer, length),
@@ -359,9 +357,19 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     }
 
     fn give_up(&mut self, slot: Slot) {
-        let Some(session) = self.sessions.remove(slot) else { return };
-        if let Some((local, peer)) = self.names(session.pair()) {
-            let epochs = session.epochs();
+        let Some(session) = self.sessions.get(slot) else { return };
+        if session.attempts() == 0 {
+            // no handshake failed: it was only asleep for so long that its keys are erased
+            return self.retire(slot, RetireReason::Idle);
+        }
+        let (pair, epochs) = (session.pair(), session.epochs());
+        self.sessions.remove(slot);
+        if self.sessions.of_pair(pair).next().is_none() {
+            while self.staged.pop(pair).is_some() {
+                self.drops.count(DropReason::HandshakeTimeout);
+            }
+        }
+        if let Some((local, peer)) = self.names(pair) {
             tracing::debug!(?local, ?peer, "The peer did not answer: session given up");
             self.events.push(Event::SessionExpired { local, peer, local_epoch: epochs.local, peer_epoch: epochs.peer });
         }

@@ -50,13 +50,13 @@ mod transmit;
 mod waiting;
 
 pub use drop::{DropCounters, DropReason};
-pub use engine::{Engine, Handled, IDLE_TIMEOUT, Occupancy, SessionInfo};
+pub use engine::{Engine, Handled, Occupancy, SessionInfo};
 pub use event::{EVENTS_MAX, Event, RetireReason};
 pub use index::SESSIONS_MAX;
 pub use key::{LocalConfig, LocalKey, PeerConfig, is_low_order};
-pub use session::REJECT_AFTER_TIME;
 #[cfg(feature = "mock-clock")]
 pub use session::advance_mock_clock;
+pub use session::{IDLE_TIMEOUT, REJECT_AFTER_TIME};
 pub use transmit::{TRANSMITS_MAX, Transmit};
 pub use x25519_dalek::{PublicKey, StaticSecret};
 

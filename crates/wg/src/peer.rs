@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use x25519_dalek::PublicKey;
 
-use crate::admission::Initiations;
+use crate::admission::Allowance;
 use crate::allowed_ips::{AllowedIps, Claims};
 use crate::key::{PeerConfig, is_low_order};
 
@@ -21,7 +21,11 @@ pub(crate) struct Peer<P> {
     /// Usable keys by epoch, as far as the peer alone decides.
     keys: BTreeMap<u64, PublicKey>,
     endpoint: Option<SocketAddr>,
-    pub(crate) initiations: Initiations,
+    /// Valid initiations. Invalid ones cost nothing here: whoever replays captured initiations must not use up the
+    /// honest peer's allowance.
+    pub(crate) initiations: Allowance,
+    /// Invalid responses. Their receiver index must be right, so that only somebody on this peer's path can send many.
+    pub(crate) bad_responses: Allowance,
 }
 
 impl<P> Peer<P> {
@@ -31,7 +35,8 @@ impl<P> Peer<P> {
             config: PeerConfig::default(),
             keys: BTreeMap::new(),
             endpoint: None,
-            initiations: Initiations::new(now),
+            initiations: Allowance::new(now),
+            bad_responses: Allowance::new(now),
         }
     }
 

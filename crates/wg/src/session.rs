@@ -32,6 +32,9 @@ use crate::random::Random;
 
 /// After this age a key neither seals nor opens (WireGuard paper §6.1, `REJECT_AFTER_TIME`).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// A session that nobody used for this long is dropped. Every key of it is then too old, so that nothing is lost but
+/// memory.
+pub const IDLE_TIMEOUT: Duration = REJECT_AFTER_TIME;
 /// An unanswered initiation is repeated after this time plus jitter (§6.1 `REKEY_TIMEOUT`).
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The jitter is uniform below this (§6.1: up to 333 ms).
@@ -42,6 +45,9 @@ const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 /// `Tunn` wants to be ticked this often: GotaTun's and boringtun's own figure.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
+/// A session that carried nothing for this long needs no ticks: a keepalive is due 10 s after data came, a handshake 15 s
+/// after data went unanswered, and both tick before. (With ticks `Tunn` would renew an idle session's key at 120 s.)
+const QUIET_AFTER: Duration = Duration::from_secs(30);
 /// How many keys `Tunn` keeps, by local index modulo this (`noise/mod.rs` `N_SESSIONS`).
 const RING: u32 = 8;
 
@@ -230,19 +236,32 @@ impl Session {
         self.initiator
     }
 
-    /// The last time that an authenticated message came or a data message went.
-    pub(crate) const fn used_at(&self) -> Instant {
-        self.used
-    }
-
     /// Initiations in a row that were not answered.
     pub(crate) const fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// When to repeat the initiation, if one is out.
-    pub(crate) const fn retry_at(&self) -> Option<Instant> {
-        self.retry
+    /// Whether an initiation is out that will be repeated.
+    pub(crate) const fn is_retrying(&self) -> bool {
+        self.retry.is_some()
+    }
+
+    /// When this session wants to be looked at next, unless it is used before.
+    pub(crate) fn deadline(&self, now: Instant) -> Instant {
+        let idle = now.saturating_duration_since(self.used);
+        let ordinary = if idle < QUIET_AFTER { now + TICK } else { self.used + IDLE_TIMEOUT };
+        self.retry.map_or(ordinary, |retry| retry.min(ordinary)).max(now)
+    }
+
+    /// Whether it is time for a tick although nobody uses the session.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        let is_quiet = now.saturating_duration_since(self.used) >= QUIET_AFTER;
+        (!is_quiet || self.retry.is_some()) && self.wants_tick(now)
+    }
+
+    /// Whether nobody has used the session for so long that all its keys are dead.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.used) >= IDLE_TIMEOUT && self.retry.is_none()
     }
 
     /// Whether there is a key to send with.
@@ -374,7 +393,11 @@ impl Session {
             return Err(DropReason::KeyExpired);
         }
         let length = match self.tunn.decapsulate(None, message, out) {
-            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => Ok(packet.len()),
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => match packet.len() {
+                // a packet whose total length says 0 (B6) is no keepalive
+                0 => Err(DropReason::Malformed),
+                length => Ok(length),
+            },
             TunnResult::Done => Ok(0),
             // after the tag was checked this can only be about the inner packet
             TunnResult::Err(WireGuardError::InvalidPacket) => Err(DropReason::Malformed),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use packet::IpPacket;
 use x25519_dalek::PublicKey;
 
-use super::{DATAGRAM_MAX, Engine, Handled, TICK};
+use super::{DATAGRAM_MAX, Engine, Handled};
 use crate::drop::DropReason;
 use crate::event::Event;
 use crate::index::{Pair, Slot};
@@ -16,7 +16,7 @@ use crate::local::LocalAt;
 use crate::message::{COOKIE_REPLY, INITIATION, Message};
 use crate::parked::ParkedInitiation;
 use crate::peer::PeerAt;
-use crate::session::{Epochs, Session};
+use crate::session::{Epochs, Session, TICK};
 
 /// What came of a datagram, before names are given.
 enum Received {
@@ -83,7 +83,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         now: Instant,
     ) -> Result<Received, DropReason> {
         let slot = Slot::of(receiver);
-        self.tick_if_due(slot, now);
+        self.tick_if_stale(slot, now);
         let session = self.sessions.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
         let opened = session.open(datagram, (receiver, counter), &mut self.inner, now)?;
         let pair = session.pair();
@@ -121,9 +121,10 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         now: Instant,
     ) -> Result<(), DropReason> {
         let slot = Slot::of(receiver);
-        self.tick_if_due(slot, now);
+        self.tick_if_stale(slot, now);
         let session = self.sessions.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
-        if !self.admission.admits_response(now) {
+        let peer = self.peers.peer_mut(session.pair().peer).ok_or(DropReason::UnknownIndex)?;
+        if !peer.bad_responses.has(now) {
             return Err(DropReason::RateLimited);
         }
         if is_low_order(ephemeral) {
@@ -134,6 +135,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             Ok(keepalive) => keepalive,
             Err(reason) => {
                 self.transmits.give_back(buffer);
+                peer.bad_responses.spend(now);
                 return Err(reason);
             }
         };
@@ -152,13 +154,13 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         ephemeral: &[u8; 32],
         now: Instant,
     ) -> Result<(), DropReason> {
+        if is_low_order(ephemeral) {
+            return Err(DropReason::LowOrderKey);
+        }
         let (local, local_epoch) = self.locals.recognise(message).ok_or(DropReason::BadMac1)?;
         let is_loaded = self.admission.is_under_load(now);
         if is_loaded {
             self.demand_proof(from, message, (local, local_epoch), now)?;
-        }
-        if is_low_order(ephemeral) {
-            return Err(DropReason::LowOrderKey);
         }
         let gate = self.locals.local(local).and_then(|local| local.keys.get(&local_epoch));
         let claimed = gate.and_then(|gate| gate.claimed_key(message)).ok_or(DropReason::HandshakeInvalid)?;
@@ -211,7 +213,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             return Err(DropReason::RateLimited);
         }
         if let Some(slot) = self.find(pair, epochs) {
-            self.tick_if_due(slot, now);
+            self.tick_if_stale(slot, now);
         }
         let mut buffer = self.transmits.take(0).ok_or(DropReason::QueueFull)?;
         let result = if let Some(session) = self.find(pair, epochs).and_then(|slot| self.sessions.get_mut(slot)) {

@@ -7,11 +7,11 @@ use std::time::Instant;
 use packet::IpPacket;
 use x25519_dalek::PublicKey;
 
-use super::{Engine, TICK};
+use super::Engine;
 use crate::drop::DropReason;
 use crate::index::{Pair, Slot};
 use crate::message::DATA_OVERHEAD;
-use crate::session::Epochs;
+use crate::session::{Epochs, TICK};
 use crate::waiting::Entry;
 
 /// The longest packet that fits into a UDP datagram over IPv4: 65,535 less the IP and UDP headers and our own.
@@ -72,7 +72,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         if self.has_keys(pair) { Ok(pair) } else { Err(DropReason::NoBinding) }
     }
 
-    fn has_keys(&self, pair: Pair) -> bool {
+    pub(super) fn has_keys(&self, pair: Pair) -> bool {
         self.locals.local(pair.local).is_some_and(|local| !local.keys.is_empty())
             && self.peer_keys(pair).next().is_some()
     }
@@ -110,9 +110,16 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         Ok(())
     }
 
+    /// What a malicious peer can do and we never do: seals any bytes with the first session.
+    #[cfg(test)]
+    pub(crate) fn seal_anything(&mut self, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
+        let slot = self.sessions.iter().next().map(|(slot, _)| slot).ok_or(DropReason::KeyExpired)?;
+        self.seal(slot, bytes, now)
+    }
+
     /// Seals a packet into a datagram. [`DropReason::KeyExpired`] means: not with this session.
     fn seal(&mut self, slot: Slot, packet: &[u8], now: Instant) -> Result<(), DropReason> {
-        self.tick_if_due(slot, now);
+        self.tick_if_stale(slot, now);
         let session = self.sessions.get_mut(slot).ok_or(DropReason::KeyExpired)?;
         let peer = session.pair().peer;
         let endpoint = self.peers.peer(peer).and_then(|peer| peer.endpoint()).ok_or(DropReason::NoEndpoint)?;
@@ -168,6 +175,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             if self.peers.peer(pair.peer).and_then(|peer| peer.candidate(0)).is_none() {
                 return;
             }
+            if let Some(slot) = self.find(pair, epochs) {
+                self.tick_if_stale(slot, now);
+            }
             let slot = match self.find(pair, epochs) {
                 Some(slot) => slot,
                 None => {
@@ -185,7 +195,6 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     }
 
     fn initiate(&mut self, slot: Slot, now: Instant) {
-        self.tick_if_due(slot, now);
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let candidate = self.peers.peer(session.pair().peer).and_then(|peer| peer.candidate(session.attempts()));
         let (Some(endpoint), Some(mut buffer)) = (candidate, self.transmits.take(0)) else { return };
