@@ -7,7 +7,12 @@ use identity::{Epoch, NodeName, SpiffeId, TrustDomain};
 use ipnet::IpNet;
 use policy::EffectiveMode;
 
-use crate::view::{ClusterView, Endpoint, Pod};
+use crate::view::{ClusterView, Pod};
+
+mod local;
+mod remote;
+
+pub use local::Standing;
 
 /// What this node knows that the cluster does not say: its own name, its attachments, the keys it has verified.
 #[derive(Clone, Debug)]
@@ -20,7 +25,7 @@ pub struct Here {
     pub root_namespace: String,
     /// This node's own addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// Attached workloads.
+    /// Attached workloads, oldest first: where two hold one address, the younger has it and the other's pin loses it.
     pub attachments: Vec<LocalAttachment>,
     /// Verified public keys of everybody, by epoch.
     pub keys: BTreeMap<PeerName, BTreeMap<Epoch, [u8; 32]>>,
@@ -37,8 +42,9 @@ pub struct LocalAttachment {
     pub mac: [u8; 6],
     /// Addresses that the primary plugin gave it.
     pub ips: BTreeSet<IpAddr>,
-    /// Waits until the controller says that every sender has switched before clear text is refused: true for a
-    /// workload that was reachable in clear text before, false for one that is new here.
+    /// It was reachable in clear text when it was asked into the mesh, so it goes in phase by phase, after everybody
+    /// else (decision 0008). False for one that was born into it: it is closed from its first packet. The shell begins
+    /// with "not a member at ADD" and then follows [`Standing::is_patient_after`]; false where nobody remembers.
     pub patient: bool,
 }
 
@@ -84,13 +90,15 @@ pub enum RouteTarget {
     Main,
 }
 
-/// What the packet filter enforces, as sets.
+/// What the packet filter enforces, as sets. What the sets mean, rule by rule, is executable in [`crate::path`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// One per host-side link: what may come out of it.
     pub pins: BTreeMap<String, Pin>,
-    /// Local enrolled workloads.
+    /// Local workloads in the mesh: their pin marks what they send, and marked packets between them are authenticated.
     pub enrolled: BTreeSet<IpAddr>,
+    /// The subset of `enrolled` that refuses clear text of `keyed_enforced`: everybody has switched to the tunnel.
+    pub enrolled_enforced: BTreeSet<IpAddr>,
     /// Local workloads that accept the tunnel only.
     pub strict: BTreeSet<IpAddr>,
     /// (address, port) that accept clear text although the address is in `strict`.
@@ -103,11 +111,11 @@ pub struct Filter {
     pub keyed: BTreeSet<IpAddr>,
     /// Remote nodes' own addresses that have a key: nothing of an enrolled workload may leave to them in clear text.
     pub keyed_nodes: BTreeSet<IpAddr>,
-    /// The subset of `keyed` whose clear text is refused too, because every sender has switched.
+    /// The subset of `keyed` whose clear text to `enrolled_enforced` is refused, because they have all switched.
     pub keyed_enforced: BTreeSet<IpAddr>,
-    /// Pod address ranges of the cluster: an address in there that nobody has spoken for is not sent clear text.
+    /// Where workloads can be: an address in there that nobody has spoken for is not sent clear text. No two overlap.
     pub pod_cidrs: BTreeSet<IpNet>,
-    /// Workload addresses known to be outside the mesh.
+    /// Addresses in `pod_cidrs` (or not) that are known to be outside the mesh.
     pub clear: BTreeSet<IpAddr>,
     /// Every local workload's address, enrolled or not.
     pub local: BTreeSet<IpAddr>,
@@ -156,111 +164,15 @@ impl Desired {
     #[must_use]
     pub fn of(view: &ClusterView, here: &Here) -> Self {
         let mut desired = Self::default();
-        for attachment in &here.attachments {
-            desired.add_local(view, here, attachment);
-        }
-        if let Ok(identity) = SpiffeId::for_node(&here.trust_domain, &here.node) {
-            desired.locals.entry(identity).or_default().addresses.extend(&here.addresses);
-        }
-        desired.add_remote(view, here);
+        local::add(&mut desired, view, here);
+        remote::add(&mut desired, view, here);
         desired
     }
 
-    /// The identity and mode of a local workload, if it takes part in the mesh.
+    /// The identity and mode of a local workload, if its manifests say that it takes part in the mesh.
     #[must_use]
     pub fn membership(view: &ClusterView, here: &Here, pod: &Pod) -> Option<(SpiffeId, EffectiveMode)> {
         membership(view, &here.trust_domain, &here.root_namespace, pod)
-    }
-
-    fn add_local(&mut self, view: &ClusterView, here: &Here, attachment: &LocalAttachment) {
-        let member = attachment.pod.as_ref().and_then(|pod| Self::membership(view, here, pod));
-        let (mac, addresses) = (attachment.mac, attachment.ips.clone());
-        let pin = Pin { mac, addresses, enrolled: member.is_some() };
-        self.filter.pins.insert(attachment.link.clone(), pin);
-        self.filter.local.extend(&attachment.ips);
-        let (Some((identity, mode)), Some(pod)) = (member, attachment.pod.as_ref()) else { return };
-        self.locals.entry(identity.clone()).or_default().addresses.extend(&attachment.ips);
-        let own = view.slices.get(&here.node).map(|slice| &slice.endpoints);
-        for ip in &attachment.ips {
-            let published = own.and_then(|endpoints| endpoints.get(ip)).filter(|endpoint| endpoint.uid == pod.uid);
-            let switched = published.is_some_and(|e| e.enforced && e.identity.as_ref() == Some(&identity));
-            self.filter.enrolled.insert(*ip);
-            self.add_mode(*ip, &mode, switched || !attachment.patient);
-        }
-    }
-
-    fn add_mode(&mut self, ip: IpAddr, mode: &EffectiveMode, refuses: bool) {
-        if mode.outbound == policy::Outbound::RequireMesh {
-            self.filter.require_mesh.insert(ip);
-        }
-        if !refuses {
-            return;
-        }
-        if mode.is_strict() {
-            self.filter.strict.insert(ip);
-        }
-        for port in mode.ports.keys() {
-            let exceptions = match (mode.is_strict(), mode.refuses_clear_at(*port)) {
-                (true, false) => &mut self.filter.open_ports,
-                (false, true) => &mut self.filter.closed_ports,
-                (true, true) | (false, false) => continue,
-            };
-            exceptions.insert((ip, *port));
-        }
-    }
-
-    fn add_remote(&mut self, view: &ClusterView, here: &Here) {
-        let spoken_for = newest_endpoints(view, here);
-        for (ip, (node, endpoint)) in &spoken_for {
-            if !self.filter.local.contains(ip) && !here.addresses.contains(ip) {
-                self.add_endpoint(*ip, node, endpoint, view, here);
-            }
-        }
-        let others = view.pods.values().filter(|pod| pod.node.as_ref() != Some(&here.node));
-        for pod in others.filter(|pod| !pod.finished && !pod.host_network && !is_enrolled(view, pod)) {
-            for ip in pod.ips.iter().filter(|ip| !spoken_for.contains_key(ip)) {
-                if !self.filter.local.contains(ip) && !here.addresses.contains(ip) {
-                    self.add_clear(*ip);
-                }
-            }
-        }
-        for node in view.nodes.values() {
-            self.filter.pod_cidrs.extend(&node.pod_cidrs);
-            if node.name != here.node {
-                let whole =
-                    |prefix: &IpNet| Route { table: RouteTable::Pods, prefix: *prefix, target: RouteTarget::Mesh };
-                self.routes.extend(node.pod_cidrs.iter().map(whole));
-            }
-        }
-    }
-
-    fn add_clear(&mut self, ip: IpAddr) {
-        self.filter.clear.insert(ip);
-        self.routes.insert(Route { table: RouteTable::Pods, prefix: ip.into(), target: RouteTarget::Main });
-    }
-
-    fn add_endpoint(&mut self, ip: IpAddr, node: &NodeName, endpoint: &Endpoint, view: &ClusterView, here: &Here) {
-        let keyed = endpoint.identity.as_ref().filter(|_| endpoint.mode.as_ref().is_none_or(EffectiveMode::is_keyed));
-        let Some(identity) = keyed else { return self.add_clear(ip) };
-        let name = PeerName { node: node.clone(), identity: identity.clone() };
-        let keys = here.keys.get(&name).cloned().unwrap_or_default();
-        let is_node = SpiffeId::for_node(&here.trust_domain, node).is_ok_and(|own| own == *identity);
-        let table = if is_node { RouteTable::Nodes } else { RouteTable::Pods };
-        if is_node && keys.is_empty() {
-            return;
-        }
-        let endpoints = view.mesh_nodes.get(node).map(|n| n.endpoints.clone()).unwrap_or_default();
-        let peer = self.peers.entry(name).or_insert(RemoteIdentity { keys, endpoints, addresses: BTreeSet::new() });
-        peer.addresses.insert(ip);
-        self.routes.insert(Route { table, prefix: ip.into(), target: RouteTarget::Mesh });
-        if is_node {
-            self.filter.keyed_nodes.insert(ip);
-            return;
-        }
-        self.filter.keyed.insert(ip);
-        if endpoint.enforced {
-            self.filter.keyed_enforced.insert(ip);
-        }
     }
 }
 
@@ -272,31 +184,33 @@ pub(crate) fn membership(
     root_namespace: &str,
     pod: &Pod,
 ) -> Option<(SpiffeId, EffectiveMode)> {
-    if pod.host_network || pod.finished || !is_enrolled(view, pod) {
+    let mode = enrolled_mode(view, root_namespace, pod).filter(EffectiveMode::is_keyed)?;
+    let identity = SpiffeId::for_service_account(trust_domain, &pod.namespace, &pod.service_account).ok()?;
+    Some((identity, mode))
+}
+
+/// The mode of a pod that is enrolled by label and has a network of its own, DISABLE included.
+pub(crate) fn enrolled_mode(view: &ClusterView, root_namespace: &str, pod: &Pod) -> Option<EffectiveMode> {
+    if !has_network(pod) || !view.is_enrolled(pod) {
         return None;
     }
     let policies = view.peer_authentications.values();
-    let mode = policy::resolve(policies, &pod.namespace, &pod.labels, root_namespace);
-    let identity = SpiffeId::for_service_account(trust_domain, &pod.namespace, &pod.service_account).ok()?;
-    mode.is_keyed().then_some((identity, mode))
+    Some(policy::resolve(policies, &pod.namespace, &pod.labels, root_namespace))
 }
 
-pub(crate) fn is_enrolled(view: &ClusterView, pod: &Pod) -> bool {
-    policy::is_enrolled(&view.namespace_labels(&pod.namespace), &pod.labels)
+/// Whether a pod holds addresses of its own.
+pub(crate) fn has_network(pod: &Pod) -> bool {
+    !pod.host_network && !pod.finished
 }
 
-/// Every address of other nodes, each once: where two slices speak of one address, the newer revision counts.
-fn newest_endpoints<'a>(view: &'a ClusterView, here: &Here) -> BTreeMap<IpAddr, (&'a NodeName, &'a Endpoint)> {
-    let mut newest: BTreeMap<IpAddr, (u64, &NodeName, &Endpoint)> = BTreeMap::new();
-    for slice in view.slices.values().filter(|slice| slice.node != here.node) {
-        for (ip, endpoint) in &slice.endpoints {
-            let held = newest.entry(*ip).or_insert((slice.revision, &slice.node, endpoint));
-            if held.0 < slice.revision {
-                *held = (slice.revision, &slice.node, endpoint);
-            }
-        }
-    }
-    newest.into_iter().map(|(ip, (_, node, endpoint))| (ip, (node, endpoint))).collect()
+/// Whether an address can be a workload's at all: unicast, routable, and written in its own family.
+pub(crate) fn is_routable(ip: IpAddr) -> bool {
+    let special = match ip {
+        // 240.0.0.0/4 is reserved (RFC 1112, section 4) and holds the broadcast address
+        IpAddr::V4(v4) => v4.is_link_local() || v4.octets().first().is_some_and(|first| *first >= 240 || *first == 0),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4().is_some(),
+    };
+    !(special || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast())
 }
 
 #[cfg(test)]

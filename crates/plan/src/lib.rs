@@ -9,4 +9,4 @@ pub use desired::{
     Desired, Filter, Here, LocalAttachment, LocalIdentity, PeerName, Pin, RemoteIdentity, Route, RouteTable,
     RouteTarget,
 };
-pub use view::{ClusterView, Event, Object, ObjectKey};
+pub use view::{ClusterView, Event, Object, ObjectKey, Phase, ViewError};

@@ -1,11 +1,26 @@
 //! The cluster as plain data: objects in by events, a re-list replaces everything at once.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
 
-use identity::{Epoch, NodeName, SpiffeId};
-use ipnet::IpNet;
-use policy::{EffectiveMode, Labels, PeerAuthentication};
+use identity::NodeName;
+use policy::{Labels, PeerAuthentication};
+use thiserror::Error;
+
+pub use self::object::{
+    Endpoint, EndpointSlice, MeshNode, Namespace, Node, Object, ObjectKey, Phase, Pod, ReportedAttachment, RequestedKey,
+};
+
+mod object;
+
+/// Most objects of one kind: Kubernetes supports 150,000 pods and 5,000 nodes (its page "Considerations for large
+/// clusters"); one more is refused, what is known stays. A pod takes about 1 KiB.
+pub const OBJECTS_MAX: usize = 150_000;
+
+/// Most nodes, MeshNodes and slices each; the limit on nodes of the same page, with room.
+pub const NODES_MAX: usize = 8_192;
+
+/// Most addresses in one slice: 250 pods in both families are usual, the rest is room for a dense node.
+pub const ENDPOINTS_MAX: usize = 4_096;
 
 /// A change in the cluster, as watched. `Init`, any number of `Apply`, `InitDone` replaces the whole view at `InitDone`.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,156 +35,7 @@ pub enum Event {
     InitDone,
 }
 
-/// What an object is called: its kind, its namespace (empty for cluster-scoped kinds) and its name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
-    /// The kind, as in a manifest: `Pod`, `MeshNode`.
-    pub kind: &'static str,
-    /// Empty for cluster-scoped kinds.
-    pub namespace: String,
-    /// `metadata.name`.
-    pub name: String,
-}
-
-/// An object that Weft reads, converted at the door.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    /// `v1` Namespace.
-    Namespace(Namespace),
-    /// `v1` Pod.
-    Pod(Pod),
-    /// `v1` Node.
-    Node(Node),
-    /// PeerAuthentication of `weft.dev` (and Istio's).
-    PeerAuthentication(PeerAuthentication),
-    /// `weft.dev` MeshNode: what a node says of itself, with the controller's answer.
-    MeshNode(Box<MeshNode>),
-    /// `weft.dev` MeshEndpointSlice, its signature already verified by the shell.
-    MeshEndpointSlice(EndpointSlice),
-}
-
-/// A namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Namespace {
-    /// `metadata.name`.
-    pub name: String,
-    /// Enrolment is `weft.dev/mesh=enabled` here.
-    pub labels: Labels,
-}
-
-/// A pod, as far as Weft cares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pod {
-    /// `metadata.namespace`.
-    pub namespace: String,
-    /// `metadata.name`.
-    pub name: String,
-    /// `metadata.uid`.
-    pub uid: String,
-    /// `weft.dev/mesh` here overrides the namespace's.
-    pub labels: Labels,
-    /// `spec.nodeName`; `None` while unscheduled.
-    pub node: Option<NodeName>,
-    /// `spec.serviceAccountName`, `default` where absent.
-    pub service_account: String,
-    /// Shares its node's network: has the node's identity, never one of its own.
-    pub host_network: bool,
-    /// Phase Succeeded or Failed: it holds no address any more.
-    pub finished: bool,
-    /// `status.podIPs`, where somebody reported them.
-    pub ips: BTreeSet<IpAddr>,
-}
-
-/// A node, as the cluster describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// `metadata.name`.
-    pub name: NodeName,
-    /// `spec.podCIDRs`: addresses outside are refused in a node's report, where this is known.
-    pub pod_cidrs: Vec<IpNet>,
-    /// `status.addresses` of type InternalIP.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// What a node says of itself and what the controller answered. The shell has verified the node's signature
-/// (`report_valid`) before it hands this on; bindings are verified by whoever uses them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MeshNode {
-    /// `metadata.name`.
-    pub name: NodeName,
-    /// A random identifier made with the node's secret; a rebuilt node has another.
-    pub uid: String,
-    /// Outer UDP endpoints, both families.
-    pub endpoints: Vec<SocketAddr>,
-    /// The node's own addresses, which its node identity owns.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Keys that the node asks bindings for.
-    pub keys: Vec<RequestedKey>,
-    /// Workloads whose interface is attached there.
-    pub attachments: Vec<ReportedAttachment>,
-    /// The newest revision of endpoint slices that this node has put into its kernel.
-    pub observed_revision: u64,
-    /// Bindings that the controller signed: the encoded signed binding (`identity::SignedBinding`).
-    pub bindings: Vec<String>,
-}
-
-/// A WireGuard public key for which a node asks a binding.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestedKey {
-    /// For this identity.
-    pub identity: SpiffeId,
-    /// In this epoch.
-    pub epoch: Epoch,
-    /// X25519 public key.
-    pub public_key: [u8; 32],
-    /// Ed25519 public key for the X.509-SVID.
-    pub svid_key: [u8; 32],
-}
-
-/// An attached workload, as its node reports it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ReportedAttachment {
-    /// Pod namespace.
-    pub namespace: String,
-    /// Pod name.
-    pub pod: String,
-    /// Pod UID.
-    pub uid: String,
-    /// Addresses that the primary CNI plugin gave it.
-    pub ips: BTreeSet<IpAddr>,
-}
-
-/// Which address belongs to which identity on one node: the controller's word.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointSlice {
-    /// The node.
-    pub node: NodeName,
-    /// The node's UID at that time.
-    pub node_uid: String,
-    /// Rises with every change of any slice.
-    pub revision: u64,
-    /// One per address.
-    pub endpoints: BTreeMap<IpAddr, Endpoint>,
-}
-
-/// One address of a workload (or of a node) as everybody should treat it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Who is there; `None` where the workload is not enrolled: clear text is right.
-    pub identity: Option<SpiffeId>,
-    /// Absent where not enrolled.
-    pub mode: Option<EffectiveMode>,
-    /// Every node has switched to what this says: receivers may now reject the other way (two-phase change).
-    pub enforced: bool,
-    /// Pod namespace, empty for a node's own address.
-    pub namespace: String,
-    /// Pod name, or node name.
-    pub name: String,
-    /// Pod UID, or node UID.
-    pub uid: String,
-}
-
-/// Everything known of the cluster. Its size is bounded by whoever feeds it: the back ends refuse objects over their limits.
+/// Everything known of the cluster; bounded by [`OBJECTS_MAX`], [`NODES_MAX`] and [`ENDPOINTS_MAX`].
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
     /// By name.
@@ -184,41 +50,77 @@ pub struct ClusterView {
     pub mesh_nodes: BTreeMap<NodeName, MeshNode>,
     /// By node.
     pub slices: BTreeMap<NodeName, EndpointSlice>,
+    /// The highest revision of each node's slice, kept when the slice goes: an old one cannot come back after it.
+    revisions: BTreeMap<NodeName, u64>,
     staged: Option<Box<Self>>,
     synced: bool,
 }
 
-/// A slice that was not taken because a newer one of the same node is already known (a rolled-back control plane).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RolledBack {
-    /// The revision that came.
-    pub revision: u64,
-    /// The revision that is kept.
-    pub kept: u64,
+/// Why a change was not taken in. What was known before stays.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ViewError {
+    /// The control plane, or the store it writes to, went back in time.
+    #[error("endpoint slice of {node} has revision {revision}, {kept} was seen before: an old one came back")]
+    RolledBack {
+        /// Whose slice.
+        node: NodeName,
+        /// The revision that came.
+        revision: u64,
+        /// The revision that is kept.
+        kept: u64,
+    },
+    /// Two slices of one revision say different things: two controllers write, or one forgot what it wrote.
+    #[error("endpoint slice of {node} at revision {revision} says something else than the one seen before")]
+    Contradictory {
+        /// Whose slice.
+        node: NodeName,
+        /// The revision of both.
+        revision: u64,
+    },
+    /// One object more than there is room for.
+    #[error("there are {max} objects of kind {kind} already, {name} is left out")]
+    Full {
+        /// The kind.
+        kind: &'static str,
+        /// `namespace/name`, or the name alone.
+        name: String,
+        /// The limit.
+        max: usize,
+    },
+    /// A slice with more addresses than a node can have.
+    #[error("endpoint slice of {node} has {count} addresses, the limit is {max}", max = ENDPOINTS_MAX)]
+    TooManyEndpoints {
+        /// Whose slice.
+        node: NodeName,
+        /// How many.
+        count: usize,
+    },
 }
 
 impl ClusterView {
-    /// Takes one change in.
+    /// Takes one change in. `Ok(true)` where something may have to follow from it: the visible view changed.
     ///
     /// # Errors
-    /// [`RolledBack`] when an endpoint slice is older than the one already known; the newer one stays.
-    pub fn handle(&mut self, event: Event) -> Result<(), RolledBack> {
+    /// [`ViewError`]: the object is left out and what was known of it stays.
+    pub fn handle(&mut self, event: Event) -> Result<bool, ViewError> {
         match event {
             Event::Init => {
                 self.staged = Some(Box::default());
-                Ok(())
+                Ok(false)
             }
-            Event::InitDone => {
-                if let Some(staged) = self.staged.take() {
-                    self.replace(*staged);
+            Event::InitDone => Ok(self.staged.take().is_some_and(|staged| self.replace(*staged))),
+            Event::Apply(Object::MeshEndpointSlice(slice)) => self.apply_slice(slice),
+            Event::Apply(object) => match self.staged.as_deref_mut() {
+                Some(staged) => staged.apply(object).map(|_| false),
+                None => self.apply(object),
+            },
+            Event::Delete(key) => match self.staged.as_deref_mut() {
+                Some(staged) => {
+                    staged.delete(&key);
+                    Ok(false)
                 }
-                Ok(())
-            }
-            Event::Apply(object) => self.staged_or_self().apply(object),
-            Event::Delete(key) => {
-                self.staged_or_self().delete(&key);
-                Ok(())
-            }
+                None => Ok(self.delete(&key)),
+            },
         }
     }
 
@@ -228,108 +130,148 @@ impl ClusterView {
         self.synced
     }
 
+    /// The newest revision of any slice taken in so far; 0 before the first. A node that has put the view into its
+    /// kernel reports this as its `observed_revision`.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revisions.values().copied().max().unwrap_or(0)
+    }
+
     /// The labels of a namespace; none when it is unknown.
     #[must_use]
     pub fn namespace_labels(&self, name: &str) -> Labels {
         self.namespaces.get(name).map(|namespace| namespace.labels.clone()).unwrap_or_default()
     }
 
-    fn staged_or_self(&mut self) -> &mut Self {
-        // two steps, because a borrow of `staged` must not outlive the branch
-        if self.staged.is_some() { self.staged.get_or_insert_default() } else { self }
+    /// Whether the labels of a pod or of its namespace say that it takes part in the mesh.
+    #[must_use]
+    pub fn is_enrolled(&self, pod: &Pod) -> bool {
+        let none = Labels::new();
+        let namespace = self.namespaces.get(&pod.namespace).map_or(&none, |namespace| &namespace.labels);
+        policy::is_enrolled(namespace, &pod.labels)
     }
 
-    fn replace(&mut self, mut fresh: Self) {
-        for (node, kept) in std::mem::take(&mut self.slices) {
-            if let Some(listed) = fresh.slices.get_mut(&node)
-                && listed.revision < kept.revision
-                && listed.node_uid == kept.node_uid
-            {
-                *listed = kept;
-            }
-        }
+    fn replace(&mut self, mut fresh: Self) -> bool {
+        fresh.revisions = std::mem::take(&mut self.revisions);
         fresh.synced = true;
+        let changed = !self.synced || !self.is_same(&fresh);
         *self = fresh;
+        changed
     }
 
-    fn apply(&mut self, object: Object) -> Result<(), RolledBack> {
-        match object {
-            Object::Namespace(it) => drop(self.namespaces.insert(it.name.clone(), it)),
-            Object::Pod(it) => drop(self.pods.insert((it.namespace.clone(), it.name.clone()), it)),
-            Object::Node(it) => drop(self.nodes.insert(it.name.clone(), it)),
-            Object::PeerAuthentication(it) => {
-                self.peer_authentications.insert((it.namespace.clone(), it.name.clone()), it);
-            }
-            Object::MeshNode(it) => drop(self.mesh_nodes.insert(it.name.clone(), *it)),
-            Object::MeshEndpointSlice(it) => {
-                let held = self.slices.get(&it.node).filter(|held| held.node_uid == it.node_uid);
-                if let Some(kept) = held.map(|held| held.revision).filter(|kept| *kept > it.revision) {
-                    return Err(RolledBack { revision: it.revision, kept });
-                }
-                self.slices.insert(it.node.clone(), it);
-            }
+    fn is_same(&self, other: &Self) -> bool {
+        self.namespaces == other.namespaces
+            && self.pods == other.pods
+            && self.nodes == other.nodes
+            && self.peer_authentications == other.peer_authentications
+            && self.mesh_nodes == other.mesh_nodes
+            && self.slices == other.slices
+    }
+
+    /// A slice is held against the newest seen of its node, whether a list is on its way or not.
+    fn apply_slice(&mut self, slice: EndpointSlice) -> Result<bool, ViewError> {
+        let held = self.slices.get(&slice.node);
+        let newest = self.revisions.get(&slice.node).copied().unwrap_or(0);
+        let refused = if slice.revision < newest {
+            let (node, revision) = (slice.node.clone(), slice.revision);
+            Some(ViewError::RolledBack { node, revision, kept: newest })
+        } else if held.is_some_and(|held| held.revision == slice.revision && *held != slice) {
+            Some(ViewError::Contradictory { node: slice.node.clone(), revision: slice.revision })
+        } else if slice.endpoints.len() > ENDPOINTS_MAX {
+            Some(ViewError::TooManyEndpoints { node: slice.node.clone(), count: slice.endpoints.len() })
+        } else {
+            None
+        };
+        let Some(error) = refused else {
+            let (node, revision) = (slice.node.clone(), slice.revision);
+            let slices = self.staged.as_deref_mut().map_or(&mut self.slices, |staged| &mut staged.slices);
+            let changed = insert("MeshEndpointSlice", NODES_MAX, slices, slice.node.clone(), slice)?;
+            self.remember(node, revision);
+            return Ok(changed && self.staged.is_none());
+        };
+        // a list that holds only the old one does not make the newer one go away
+        if let (Some(staged), Some(held)) = (self.staged.as_deref_mut(), held) {
+            staged.slices.insert(slice.node, held.clone());
         }
-        Ok(())
+        Err(error)
     }
 
-    fn delete(&mut self, key: &ObjectKey) {
+    fn remember(&mut self, node: NodeName, revision: u64) {
+        self.revisions.insert(node, revision);
+        while self.revisions.len() > 2 * NODES_MAX {
+            let gone = self.revisions.iter().filter(|(node, _)| !self.slices.contains_key(*node));
+            let Some(oldest) = gone.min_by_key(|(_, revision)| **revision).map(|(node, _)| node.clone()) else { break };
+            self.revisions.remove(&oldest);
+        }
+    }
+
+    fn apply(&mut self, object: Object) -> Result<bool, ViewError> {
+        match object {
+            Object::Namespace(it) => insert("Namespace", OBJECTS_MAX, &mut self.namespaces, it.name.clone(), it),
+            Object::Pod(it) => insert("Pod", OBJECTS_MAX, &mut self.pods, (it.namespace.clone(), it.name.clone()), it),
+            Object::Node(it) => insert("Node", NODES_MAX, &mut self.nodes, it.name.clone(), it),
+            Object::PeerAuthentication(it) => {
+                let key = (it.namespace.clone(), it.name.clone());
+                insert("PeerAuthentication", OBJECTS_MAX, &mut self.peer_authentications, key, it)
+            }
+            Object::MeshNode(it) => insert("MeshNode", NODES_MAX, &mut self.mesh_nodes, it.name.clone(), *it),
+            Object::MeshEndpointSlice(it) => self.apply_slice(it),
+        }
+    }
+
+    fn delete(&mut self, key: &ObjectKey) -> bool {
         let namespaced = (key.namespace.clone(), key.name.clone());
         let node = NodeName(key.name.clone());
         match key.kind {
-            "Namespace" => drop(self.namespaces.remove(&key.name)),
-            "Pod" => drop(self.pods.remove(&namespaced)),
-            "Node" => drop(self.nodes.remove(&node)),
-            "PeerAuthentication" => drop(self.peer_authentications.remove(&namespaced)),
-            "MeshNode" => drop(self.mesh_nodes.remove(&node)),
-            "MeshEndpointSlice" => drop(self.slices.remove(&node)),
-            _ => {}
+            "Namespace" => self.namespaces.remove(&key.name).is_some(),
+            "Pod" => self.pods.remove(&namespaced).is_some(),
+            "Node" => self.nodes.remove(&node).is_some(),
+            "PeerAuthentication" => self.peer_authentications.remove(&namespaced).is_some(),
+            "MeshNode" => self.mesh_nodes.remove(&node).is_some(),
+            "MeshEndpointSlice" => self.slices.remove(&node).is_some(),
+            _ => false,
         }
+    }
+}
+
+/// Inserts within a bound; says whether anything changed.
+fn insert<K: Ord + Named, V: PartialEq>(
+    kind: &'static str,
+    max: usize,
+    into: &mut BTreeMap<K, V>,
+    key: K,
+    value: V,
+) -> Result<bool, ViewError> {
+    if into.len() >= max && !into.contains_key(&key) {
+        return Err(ViewError::Full { kind, name: key.shown(), max });
+    }
+    let same = into.get(&key) == Some(&value);
+    into.insert(key, value);
+    Ok(!same)
+}
+
+/// How an object's key is shown to people.
+trait Named {
+    fn shown(&self) -> String;
+}
+
+impl Named for String {
+    fn shown(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Named for (String, String) {
+    fn shown(&self) -> String {
+        format!("{}/{}", self.0, self.1)
+    }
+}
+
+impl Named for NodeName {
+    fn shown(&self) -> String {
+        self.to_string()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn namespace(name: &str) -> Event {
-        Event::Apply(Object::Namespace(Namespace { name: name.to_owned(), labels: Labels::new() }))
-    }
-
-    fn slice(revision: u64) -> Event {
-        let (node, node_uid) = (NodeName("n1".to_owned()), "u".to_owned());
-        Event::Apply(Object::MeshEndpointSlice(EndpointSlice { node, node_uid, revision, endpoints: BTreeMap::new() }))
-    }
-
-    #[test]
-    fn a_relist_replaces_everything_at_once() {
-        let mut view = ClusterView::default();
-        for event in [Event::Init, namespace("a"), namespace("b")] {
-            view.handle(event).unwrap();
-        }
-        assert!(!view.is_synced() && view.namespaces.is_empty());
-        view.handle(Event::InitDone).unwrap();
-        assert!(view.is_synced());
-        for event in [Event::Init, namespace("b"), namespace("c")] {
-            view.handle(event).unwrap();
-        }
-        assert_eq!(view.namespaces.keys().collect::<Vec<_>>(), ["a", "b"], "a half list shows");
-        view.handle(Event::InitDone).unwrap();
-        assert_eq!(view.namespaces.keys().collect::<Vec<_>>(), ["b", "c"]);
-        view.handle(Event::Delete(ObjectKey { kind: "Namespace", namespace: String::new(), name: "b".into() }))
-            .unwrap();
-        assert_eq!(view.namespaces.keys().collect::<Vec<_>>(), ["c"]);
-    }
-
-    #[test]
-    fn a_rolled_back_slice_is_refused_by_apply_and_by_list() {
-        let mut view = ClusterView::default();
-        view.handle(slice(7)).unwrap();
-        assert_eq!(view.handle(slice(6)), Err(RolledBack { revision: 6, kept: 7 }));
-        for event in [Event::Init, slice(5), Event::InitDone] {
-            view.handle(event).unwrap();
-        }
-        assert_eq!(view.slices[&NodeName("n1".to_owned())].revision, 7);
-        view.handle(slice(8)).unwrap();
-        assert_eq!(view.slices[&NodeName("n1".to_owned())].revision, 8);
-    }
-}
+mod tests;

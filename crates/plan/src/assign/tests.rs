@@ -48,7 +48,9 @@ impl World {
     }
 
     fn apply_all<const N: usize>(&mut self, events: [Event; N]) {
-        events.into_iter().for_each(|event| self.view.handle(event).unwrap());
+        for event in events {
+            self.view.handle(event).unwrap();
+        }
     }
 
     fn apply(&mut self, object: Object) {

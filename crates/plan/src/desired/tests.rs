@@ -1,7 +1,7 @@
 //! The sender-by-receiver matrix and what must never be wished for.
 
 use super::*;
-use crate::view::{EndpointSlice, Event, MeshNode, Namespace, Node, Object};
+use crate::view::{Endpoint, EndpointSlice, Event, MeshNode, Namespace, Node, Object};
 use policy::{Labels, Mode, PeerAuthentication};
 
 fn ip(text: &str) -> IpAddr {
@@ -139,7 +139,11 @@ fn an_address_nobody_speaks_for_is_not_sent_to_in_clear() {
     let mut other = pod("c", "n2");
     other.ips = BTreeSet::from([ip("10.2.0.9")]);
     view.handle(Event::Apply(Object::Pod(other.clone()))).unwrap();
-    assert_eq!(target(&Desired::of(&view, &here), "10.2.0.9"), None, "enrolled by label, so never clear");
+    assert_eq!(
+        target(&Desired::of(&view, &here), "10.2.0.9"),
+        Some(RouteTarget::Mesh),
+        "enrolled by label, so never clear"
+    );
     other.labels = mesh_label("disabled");
     view.handle(Event::Apply(Object::Pod(other))).unwrap();
     assert_eq!(target(&Desired::of(&view, &here), "10.2.0.9"), Some(RouteTarget::Main));
