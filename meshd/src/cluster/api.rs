@@ -1,0 +1,375 @@
+//! Our kinds as manifests spell them (group `weft.dev`), and the bytes that their signatures cover.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use identity::{Epoch, NodeName, SLICE_DOMAIN, SpiffeId, Verifier, verify_spec};
+use plan::view;
+use policy::{EffectiveMode, Mode, Outbound};
+use serde::{Deserialize, Serialize};
+
+/// `apiVersion` of what Weft writes.
+pub(crate) const API_VERSION: &str = "weft.dev/v1alpha1";
+
+/// The part of `metadata` that Weft reads and writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    #[serde(default)]
+    pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) namespace: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) uid: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) creation_timestamp: Option<String>,
+}
+
+/// `labels:` with nothing behind it is null in YAML.
+pub(super) fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// What a node says of itself (`spec`, written and signed by that node) and the controller's answer (`status`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshNode {
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: MeshNodeSpec,
+    #[serde(default, skip_serializing_if = "MeshNodeStatus::is_empty")]
+    pub(crate) status: MeshNodeStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshNodeSpec {
+    #[serde(rename = "nodeUID")]
+    pub(crate) node_uid: String,
+    /// Ed25519 public key of the node credential, base64.
+    pub(crate) credential: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) join: Option<Join>,
+    #[serde(default)]
+    pub(crate) endpoints: Vec<SocketAddr>,
+    #[serde(default)]
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    #[serde(default)]
+    pub(crate) keys: Vec<RequestedKey>,
+    #[serde(default)]
+    pub(crate) attachments: Vec<ReportedAttachment>,
+    #[serde(default)]
+    pub(crate) observed_revision: u64,
+    /// Rises with every report of this node.
+    #[serde(default)]
+    pub(crate) sequence: u64,
+    /// Ed25519 over the spec without this field, base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) signature: String,
+}
+
+/// Proof that the node holds the one-time token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Join {
+    #[serde(rename = "tokenID")]
+    pub(crate) token_id: String,
+    /// Base64.
+    pub(crate) proof: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RequestedKey {
+    pub(crate) identity: SpiffeId,
+    pub(crate) epoch: Epoch,
+    /// X25519, base64.
+    pub(crate) public_key: String,
+    /// Ed25519, base64.
+    pub(crate) svid_key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ReportedAttachment {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) uid: String,
+    pub(crate) ips: BTreeSet<IpAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshNodeStatus {
+    #[serde(default)]
+    pub(crate) joined: bool,
+    #[serde(default)]
+    pub(crate) bindings: Vec<IssuedBinding>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) refused: Vec<Refused>,
+}
+
+impl MeshNodeStatus {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A binding as the controller hands it out, with the X.509-SVID of the same identity and epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct IssuedBinding {
+    pub(crate) identity: SpiffeId,
+    pub(crate) epoch: Epoch,
+    /// `identity::SignedBinding::encode`.
+    pub(crate) binding: String,
+    /// PEM, leaf first.
+    pub(crate) svid: String,
+}
+
+/// Something that the controller did not believe or grant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Refused {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<SpiffeId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) reason: String,
+}
+
+/// The controller's word on one node's addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MeshEndpointSlice {
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: MeshEndpointSliceSpec,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshEndpointSliceSpec {
+    pub(crate) node: NodeName,
+    #[serde(rename = "nodeUID")]
+    pub(crate) node_uid: String,
+    pub(crate) revision: u64,
+    #[serde(default)]
+    pub(crate) endpoints: Vec<SliceEndpoint>,
+    /// ECDSA P-256 of the issuer over the spec without this field, base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) signature: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SliceEndpoint {
+    pub(crate) ip: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<SpiffeId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mode: Option<ModeName>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) ports: BTreeMap<u16, ModeName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) outbound: Option<OutboundName>,
+    pub(crate) enforced: bool,
+    #[serde(default)]
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+/// The trust domain's certificates, as the controller publishes them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MeshTrust {
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: MeshTrustSpec,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshTrustSpec {
+    pub(crate) trust_domain: String,
+    /// PEM.
+    pub(crate) root: String,
+    /// PEM.
+    pub(crate) intermediate: String,
+}
+
+/// A mode as manifests spell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum ModeName {
+    Unset,
+    Disable,
+    Permissive,
+    Strict,
+}
+
+impl ModeName {
+    /// `None` for UNSET.
+    pub(super) fn mode(self) -> Option<Mode> {
+        match self {
+            Self::Unset => None,
+            Self::Disable => Some(Mode::Disable),
+            Self::Permissive => Some(Mode::Permissive),
+            Self::Strict => Some(Mode::Strict),
+        }
+    }
+}
+
+impl From<Mode> for ModeName {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Disable => Self::Disable,
+            Mode::Permissive => Self::Permissive,
+            Mode::Strict => Self::Strict,
+        }
+    }
+}
+
+/// What a workload sends outside the mesh, as manifests spell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum OutboundName {
+    Opportunistic,
+    RequireMesh,
+}
+
+impl OutboundName {
+    pub(super) fn outbound(self) -> Outbound {
+        match self {
+            Self::Opportunistic => Outbound::Opportunistic,
+            Self::RequireMesh => Outbound::RequireMesh,
+        }
+    }
+}
+
+impl MeshNodeSpec {
+    /// What the node signs.
+    pub(crate) fn signed_bytes(&self) -> Vec<u8> {
+        json(&Self { signature: String::new(), ..self.clone() })
+    }
+
+    /// The credential's public key, if it is one.
+    pub(crate) fn credential_key(&self) -> Option<[u8; 32]> {
+        key(&self.credential)
+    }
+
+    /// Whether the credential named here signed this spec for this node.
+    pub(crate) fn is_signed(&self, node: &NodeName) -> bool {
+        let Some(credential) = self.credential_key() else { return false };
+        let Ok(signature) = BASE64.decode(&self.signature) else { return false };
+        verify_spec(&credential, node, &self.signed_bytes(), &signature).is_ok()
+    }
+}
+
+impl MeshNode {
+    /// As the planner sees it; `None` when a key is not 32 bytes.
+    pub(crate) fn to_view(&self) -> Option<view::MeshNode> {
+        let requested = |k: &RequestedKey| {
+            let (public_key, svid_key) = (key(&k.public_key)?, key(&k.svid_key)?);
+            Some(view::RequestedKey { identity: k.identity.clone(), epoch: k.epoch, public_key, svid_key })
+        };
+        let reported = |a: &ReportedAttachment| view::ReportedAttachment {
+            namespace: a.namespace.clone(),
+            pod: a.pod.clone(),
+            uid: a.uid.clone(),
+            ips: a.ips.clone(),
+        };
+        Some(view::MeshNode {
+            name: NodeName(self.metadata.name.clone()),
+            uid: self.spec.node_uid.clone(),
+            endpoints: self.spec.endpoints.clone(),
+            addresses: self.spec.addresses.clone(),
+            keys: self.spec.keys.iter().map(requested).collect::<Option<_>>()?,
+            attachments: self.spec.attachments.iter().map(reported).collect(),
+            observed_revision: self.spec.observed_revision,
+            bindings: self.status.bindings.iter().map(|issued| issued.binding.clone()).collect(),
+        })
+    }
+}
+
+impl From<&view::RequestedKey> for RequestedKey {
+    fn from(key: &view::RequestedKey) -> Self {
+        let (public_key, svid_key) = (BASE64.encode(key.public_key), BASE64.encode(key.svid_key));
+        Self { identity: key.identity.clone(), epoch: key.epoch, public_key, svid_key }
+    }
+}
+
+impl MeshEndpointSlice {
+    /// What the controller signs.
+    pub(crate) fn signed_bytes(&self) -> Vec<u8> {
+        json(&MeshEndpointSliceSpec { signature: String::new(), ..self.spec.clone() })
+    }
+
+    /// Whether the issuer signed this slice, under this very name.
+    pub(crate) fn is_signed_by(&self, verifier: &Verifier) -> bool {
+        let Ok(signature) = BASE64.decode(&self.spec.signature) else { return false };
+        self.metadata.name == self.spec.node.0
+            && verifier.verify(SLICE_DOMAIN, &self.signed_bytes(), &signature).is_ok()
+    }
+
+    /// As the planner sees it.
+    pub(crate) fn to_view(&self) -> view::EndpointSlice {
+        let endpoint = |e: &SliceEndpoint| {
+            let mode = e.mode.and_then(ModeName::mode).map(|mode| EffectiveMode {
+                mode,
+                ports: e.ports.iter().map(|(port, name)| (*port, name.mode().unwrap_or(mode))).collect(),
+                outbound: e.outbound.map(OutboundName::outbound).unwrap_or_default(),
+            });
+            let (namespace, name, uid) = (e.namespace.clone(), e.name.clone(), e.uid.clone());
+            (e.ip, view::Endpoint { identity: e.identity.clone(), mode, enforced: e.enforced, namespace, name, uid })
+        };
+        view::EndpointSlice {
+            node: self.spec.node.clone(),
+            node_uid: self.spec.node_uid.clone(),
+            revision: self.spec.revision,
+            endpoints: self.spec.endpoints.iter().map(endpoint).collect(),
+        }
+    }
+
+    /// The manifest of a slice, still unsigned.
+    pub(crate) fn unsigned(slice: &view::EndpointSlice) -> Self {
+        let endpoint = |(ip, e): (&IpAddr, &view::Endpoint)| SliceEndpoint {
+            ip: *ip,
+            identity: e.identity.clone(),
+            mode: e.mode.as_ref().map(|m| m.mode.into()),
+            ports: e.mode.iter().flat_map(|m| &m.ports).map(|(port, mode)| (*port, (*mode).into())).collect(),
+            outbound: e
+                .mode
+                .as_ref()
+                .filter(|m| m.outbound == Outbound::RequireMesh)
+                .map(|_| OutboundName::RequireMesh),
+            enforced: e.enforced,
+            namespace: e.namespace.clone(),
+            name: e.name.clone(),
+            uid: e.uid.clone(),
+        };
+        Self {
+            metadata: Metadata { name: slice.node.0.clone(), ..Metadata::default() },
+            spec: MeshEndpointSliceSpec {
+                node: slice.node.clone(),
+                node_uid: slice.node_uid.clone(),
+                revision: slice.revision,
+                endpoints: slice.endpoints.iter().map(endpoint).collect(),
+                signature: String::new(),
+            },
+        }
+    }
+}
+
+fn key(text: &str) -> Option<[u8; 32]> {
+    BASE64.decode(text).ok()?.try_into().ok()
+}
+
+/// The one JSON form of a value: fields in the order of their declaration, no white space.
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    // these types hold no map with keys other than strings and numbers, and no float
+    serde_json::to_vec(value).unwrap_or_default()
+}

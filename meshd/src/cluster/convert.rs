@@ -1,0 +1,252 @@
+//! The door: manifests of Kubernetes' and our kinds become the planner's plain data, or a sentence about what is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use identity::NodeName;
+use ipnet::IpNet;
+use plan::view::{Namespace, Node, Object, ObjectKey, Pod};
+use policy::{Expression, PeerAuthentication, Selector};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::api::{self, Metadata, ModeName, OutboundName, null_is_empty};
+use super::parse::{Name, is_dns_name};
+
+/// An object of a kind that Weft reads.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Manifest {
+    /// What a node says of itself, unverified.
+    MeshNode(Box<api::MeshNode>),
+    /// The controller's word on a node's addresses, unverified.
+    MeshEndpointSlice(api::MeshEndpointSlice),
+    /// The trust domain's certificates, unverified.
+    MeshTrust(api::MeshTrust),
+    /// Everything that needs no proof.
+    Plain(Object),
+}
+
+/// The key of an object of a kind that Weft reads; `None` for other kinds.
+pub(super) fn key(name: &Name) -> Option<ObjectKey> {
+    let kinds = ["Namespace", "Node", "MeshNode", "MeshEndpointSlice", "MeshTrust", "Pod", "PeerAuthentication"];
+    let kind = kinds.into_iter().find(|kind| *kind == name.kind)?;
+    let namespace = match kind {
+        "Pod" | "PeerAuthentication" if name.namespace.is_empty() => "default".to_owned(),
+        "Pod" | "PeerAuthentication" => name.namespace.clone(),
+        _ => String::new(),
+    };
+    Some(ObjectKey { kind, namespace, name: name.name.clone() })
+}
+
+/// Converts one manifest; `changed` (seconds since 1970) stands in for an absent creation time.
+pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<Manifest, String> {
+    let metadata: Metadata = read(key, value.get("metadata").unwrap_or(&Value::Null))?;
+    match key.kind {
+        "Namespace" => {
+            Ok(Manifest::Plain(Object::Namespace(Namespace { name: key.name.clone(), labels: metadata.labels })))
+        }
+        "Node" => node(key, value).map(|n| Manifest::Plain(Object::Node(n))),
+        "Pod" => pod(key, metadata, value).map(|p| Manifest::Plain(Object::Pod(p))),
+        "PeerAuthentication" => {
+            let created = created(&metadata, changed)?;
+            peer_authentication(key, value, created).map(|p| Manifest::Plain(Object::PeerAuthentication(p)))
+        }
+        "MeshNode" => {
+            let node: api::MeshNode = read(key, value)?;
+            // a key that is no key is found here, not where it is used
+            node.to_view().ok_or_else(|| format!("{}: a key is not 32 bytes of base64", title(key)))?;
+            Ok(Manifest::MeshNode(Box::new(node)))
+        }
+        "MeshEndpointSlice" => read(key, value).map(Manifest::MeshEndpointSlice),
+        _ => read(key, value).map(Manifest::MeshTrust),
+    }
+}
+
+fn title(key: &ObjectKey) -> String {
+    let slash = if key.namespace.is_empty() { "" } else { "/" };
+    format!("{} {}{slash}{}", key.kind, key.namespace, key.name)
+}
+
+fn read<T: DeserializeOwned>(key: &ObjectKey, value: &Value) -> Result<T, String> {
+    serde_json::from_value(value.clone()).map_err(|error| format!("{}: {error}", title(key)))
+}
+
+fn created(metadata: &Metadata, changed: u64) -> Result<u64, String> {
+    let Some(text) = &metadata.creation_timestamp else { return Ok(changed) };
+    let time: jiff::Timestamp = text.parse().map_err(|e| format!("metadata.creationTimestamp `{text}`: {e}"))?;
+    Ok(u64::try_from(time.as_second()).unwrap_or(0))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeManifest {
+    #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeSpec {
+    #[serde(default, rename = "podCIDR")]
+    pod_cidr: Option<IpNet>,
+    #[serde(default, rename = "podCIDRs", deserialize_with = "null_is_empty")]
+    pod_cidrs: Vec<IpNet>,
+}
+
+#[derive(Default, Deserialize)]
+struct NodeStatus {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    addresses: Vec<NodeAddress>,
+}
+
+#[derive(Deserialize)]
+struct NodeAddress {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
+}
+
+fn node(key: &ObjectKey, value: &Value) -> Result<Node, String> {
+    let manifest: NodeManifest = read(key, value)?;
+    let mut pod_cidrs = manifest.spec.pod_cidrs;
+    pod_cidrs.extend(manifest.spec.pod_cidr.filter(|cidr| !pod_cidrs.contains(cidr)));
+    let internal = manifest.status.addresses.iter().filter(|a| a.kind == "InternalIP");
+    let addresses =
+        internal.map(|a| a.address.parse().map_err(|e| format!("{}: address `{}`: {e}", title(key), a.address)));
+    Ok(Node { name: NodeName(key.name.clone()), pod_cidrs, addresses: addresses.collect::<Result<_, _>>()? })
+}
+
+#[derive(Deserialize)]
+struct PodManifest {
+    #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    node_name: Option<String>,
+    service_account_name: Option<String>,
+    #[serde(default)]
+    host_network: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(default, rename = "podIPs", deserialize_with = "null_is_empty")]
+    pod_ips: Vec<PodIp>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: String,
+}
+
+fn pod(key: &ObjectKey, metadata: Metadata, value: &Value) -> Result<Pod, String> {
+    let manifest: PodManifest = read(key, value)?;
+    let account =
+        manifest.spec.service_account_name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into());
+    if !is_dns_name(&account) {
+        return Err(format!("{}: spec.serviceAccountName `{account}` is no RFC 1123 subdomain", title(key)));
+    }
+    let ip = |text: &String| text.parse::<IpAddr>().map_err(|e| format!("{}: pod address `{text}`: {e}", title(key)));
+    let texts = manifest.status.pod_ips.iter().map(|p| &p.ip).chain(&manifest.status.pod_ip);
+    let uid = if metadata.uid.is_empty() { format!("{}/{}", key.namespace, key.name) } else { metadata.uid };
+    Ok(Pod {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        uid,
+        labels: metadata.labels,
+        node: manifest.spec.node_name.filter(|name| !name.is_empty()).map(NodeName),
+        service_account: account,
+        host_network: manifest.spec.host_network,
+        finished: matches!(manifest.status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        ips: texts.map(ip).collect::<Result<BTreeSet<_>, _>>()?,
+    })
+}
+
+#[derive(Deserialize)]
+struct PeerAuthenticationManifest {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    spec: PeerAuthenticationSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PeerAuthenticationSpec {
+    selector: Option<LabelSelector>,
+    mtls: Option<Mtls>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    port_level_mtls: BTreeMap<String, Mtls>,
+    outbound: Option<OutboundName>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mtls {
+    mode: Option<ModeName>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LabelSelector {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    match_labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    match_expressions: Vec<Requirement>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Requirement {
+    key: String,
+    operator: String,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    values: BTreeSet<String>,
+}
+
+fn peer_authentication(key: &ObjectKey, value: &Value, created: u64) -> Result<PeerAuthentication, String> {
+    let spec = read::<PeerAuthenticationManifest>(key, value)?.spec;
+    let mut ports = BTreeMap::new();
+    for (port, mtls) in &spec.port_level_mtls {
+        let number = port.parse::<u16>().ok().filter(|p| *p != 0);
+        let number =
+            number.ok_or_else(|| format!("{}: portLevelMtls: `{port}` is no port (1 to 65535)", title(key)))?;
+        ports.insert(number, mtls.mode.and_then(ModeName::mode));
+    }
+    if !ports.is_empty() && spec.selector.is_none() {
+        return Err(format!("{}: portLevelMtls needs a selector: ports are a workload's", title(key)));
+    }
+    Ok(PeerAuthentication {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        created,
+        selector: spec.selector.map(|s| selector(key, s)).transpose()?,
+        mode: spec.mtls.and_then(|mtls| mtls.mode).and_then(ModeName::mode),
+        ports,
+        outbound: spec.outbound.map(OutboundName::outbound),
+    })
+}
+
+fn selector(key: &ObjectKey, selector: LabelSelector) -> Result<Selector, String> {
+    let expression = |r: Requirement| match (r.operator.as_str(), r.values.is_empty()) {
+        ("In", false) => Ok(Expression::In(r.key, r.values)),
+        ("NotIn", false) => Ok(Expression::NotIn(r.key, r.values)),
+        ("Exists", true) => Ok(Expression::Exists(r.key)),
+        ("DoesNotExist", true) => Ok(Expression::DoesNotExist(r.key)),
+        ("In" | "NotIn", true) => Err(format!("{}: operator {} needs values", title(key), r.operator)),
+        ("Exists" | "DoesNotExist", false) => Err(format!("{}: operator {} takes no values", title(key), r.operator)),
+        _ => Err(format!("{}: `{}` is no operator: In, NotIn, Exists, DoesNotExist", title(key), r.operator)),
+    };
+    let expressions = selector.match_expressions.into_iter().map(expression).collect::<Result<_, _>>()?;
+    Ok(Selector { match_labels: selector.match_labels, expressions })
+}
