@@ -14,7 +14,6 @@
 
 mod certificates;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -28,7 +27,7 @@ use zeroize::Zeroizing;
 
 use self::certificates::{INTERMEDIATE_VALIDITY, Role};
 use super::issuer::Issuer;
-use crate::store::{Privacy, StoreError, atomic_write, lock_dir, open_private_dir, read_bounded, sweep};
+use crate::store::{DirLock, Privacy, StoreError, atomic_write, lock_dir, open_private_dir, read_bounded, sweep};
 
 /// Longest key or certificate file, in bytes; ours have under 2 KiB.
 const FILE_LENGTH_MAX: u64 = 64 * 1024;
@@ -44,7 +43,7 @@ pub(crate) struct EmbeddedCa {
     bundle: TrustBundle,
     verifier: Verifier,
     random: SystemRandom,
-    _lock: File,
+    _lock: DirLock,
 }
 
 impl EmbeddedCa {

@@ -1,6 +1,5 @@
 //! What a node is: its UID, the secret its keys come from, the credential it signs with, the root it trusts.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use identity::derive::NODE_SECRET_LENGTH;
@@ -11,7 +10,7 @@ use zeroize::Zeroizing;
 use super::atomic::remove_durably;
 use super::checked::{Kind, load, read_checked, save, write_checked};
 use super::error::{Damage, StoreError};
-use super::private::{lock_dir, open_private_dir, sweep};
+use super::private::{DirLock, lock_dir, open_private_dir, sweep};
 
 const SECRET: Kind = Kind {
     name: "node-secret",
@@ -34,7 +33,7 @@ pub(crate) struct NodeFiles {
     /// The node's UID: random, made with the secret, so that a rebuilt node has another.
     pub(crate) uid: String,
     dir: PathBuf,
-    _lock: File,
+    _lock: DirLock,
 }
 
 impl NodeFiles {

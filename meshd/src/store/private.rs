@@ -31,11 +31,21 @@ pub(crate) fn open_private_dir(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes the directory for this process, for as long as the file is held.
+/// A directory that is this process's alone, until this is dropped or the process ends.
+pub(crate) struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // said aloud: a child process between fork and exec holds the file open for a moment longer
+        let _gone_with_the_file = self.0.unlock();
+    }
+}
+
+/// Takes the directory for this process.
 ///
 /// # Errors
 /// Another process has it.
-pub(crate) fn lock_dir(dir: &Path) -> Result<File, StoreError> {
+pub(crate) fn lock_dir(dir: &Path) -> Result<DirLock, StoreError> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -45,7 +55,7 @@ pub(crate) fn lock_dir(dir: &Path) -> Result<File, StoreError> {
         .open(&path)
         .map_err(StoreError::io("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirLock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path }),
         Err(TryLockError::Error(cause)) => Err(StoreError::Io { doing: "lock", path, cause }),
     }

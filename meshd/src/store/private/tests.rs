@@ -33,7 +33,7 @@ fn a_directory_is_made_private_and_one_that_others_can_write_is_refused() {
 fn a_directory_is_one_process_s() {
     let dir = tempfile::tempdir().unwrap();
     let held = lock_dir(dir.path()).unwrap();
-    let error = lock_dir(dir.path()).unwrap_err();
+    let error = lock_dir(dir.path()).err().unwrap();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     drop(held);
     lock_dir(dir.path()).unwrap();
