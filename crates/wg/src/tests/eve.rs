@@ -191,6 +191,21 @@ fn b6_sealed_rubbish_is_malformed() {
     assert_eq!(world.node("bob").drops, vec![DropReason::Malformed; rubbish.len()]);
 }
 
+/// B4, without any tick: a transmit queue that nobody drains leaves no room to ask `Tunn` what time it is.
+#[test]
+fn b4_an_old_key_opens_nothing_even_when_no_tick_is_possible() {
+    let mut world = established();
+    world.say("bob", "alice", b"x");
+    let old = world.wire.pop_front().unwrap();
+    let packet = udp(v4("alice"), v4("bob"), b"y");
+    let now = world.now;
+    let alice = world.node("alice");
+    while alice.engine.handle_packet(&packet, now).is_ok() {}
+    let later = now + crate::REJECT_AFTER_TIME;
+    assert_eq!(alice.engine.handle_datagram(old.from, &old.bytes, later), Err(DropReason::KeyExpired));
+    assert!(alice.engine.handle_datagram(old.from, &old.bytes, later - Duration::from_millis(1)).is_ok());
+}
+
 /// PC-24: the peer is where its newest authentic packet came from, and nowhere else.
 #[test]
 fn pc_24_roaming_follows_the_newest_authentic_packet_only() {

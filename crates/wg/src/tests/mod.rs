@@ -2,6 +2,7 @@
 
 mod basics;
 mod eve;
+mod forge;
 mod held;
 mod lifecycle;
 mod rotation;

@@ -234,7 +234,8 @@ fn a_greeting_after_hours_is_newer_than_all_before() {
 /// A peer with several endpoints is tried at each in turn.
 #[test]
 fn a_dead_endpoint_does_not_hide_a_living_one() {
-    let mut world = World::friends(&["alice", "bob"]);
+    let mut world = World::strangers(&["alice", "bob"]);
+    world.set_peer("bob", "alice", peer_config("alice", &[1]));
     let mut config = peer_config("bob", &[1]);
     config.endpoints = vec![SocketAddr::from(([203, 0, 113, 1], 1)), "[2001:db8::9]:9".parse().unwrap(), outer("bob")];
     world.set_peer("alice", "bob", config);
