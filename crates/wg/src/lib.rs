@@ -46,6 +46,7 @@ mod parked;
 mod peer;
 mod random;
 mod session;
+mod session_key;
 mod transmit;
 mod waiting;
 
@@ -54,9 +55,10 @@ pub use engine::{Engine, Handled, Occupancy, SessionInfo};
 pub use event::{EVENTS_MAX, Event, RetireReason};
 pub use index::SESSIONS_MAX;
 pub use key::{LocalConfig, LocalKey, PeerConfig, is_low_order};
+pub use session::IDLE_TIMEOUT;
 #[cfg(feature = "mock-clock")]
 pub use session::advance_mock_clock;
-pub use session::{IDLE_TIMEOUT, REJECT_AFTER_TIME};
+pub use session_key::REJECT_AFTER_TIME;
 pub use transmit::{TRANSMITS_MAX, Transmit};
 pub use x25519_dalek::{PublicKey, StaticSecret};
 

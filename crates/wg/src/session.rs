@@ -29,27 +29,20 @@ use crate::drop::DropReason;
 use crate::index::{Pair, Slot};
 use crate::message::u32_at;
 use crate::random::Random;
+use crate::session_key::{Progress, REJECT_AFTER_TIME, SessionKeys};
 
-/// After this age a key neither seals nor opens (WireGuard paper §6.1, `REJECT_AFTER_TIME`).
-pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 /// A session that nobody used for this long is dropped. Every key of it is then too old, so that nothing is lost but
 /// memory.
 pub const IDLE_TIMEOUT: Duration = REJECT_AFTER_TIME;
-/// An unanswered initiation is repeated after this time plus jitter (§6.1 `REKEY_TIMEOUT`).
+/// An unanswered initiation is repeated after this time plus jitter (WireGuard paper §6.1, `REKEY_TIMEOUT`).
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The jitter is uniform below this (§6.1: up to 333 ms).
 const JITTER_MILLISECONDS: u64 = 333;
-/// A key that has sealed this many messages is renewed (§6.1 `REKEY_AFTER_MESSAGES`).
-const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
-/// A key that has sealed this many messages is used no more (§6.1 `REJECT_AFTER_MESSAGES`).
-const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 /// `Tunn` wants to be ticked this often: GotaTun's and boringtun's own figure.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 /// A session that carried nothing for this long needs no ticks: a keepalive is due 10 s after data came, a handshake 15 s
 /// after data went unanswered, and both tick before. (With ticks `Tunn` would renew an idle session's key at 120 s.)
 const QUIET_AFTER: Duration = Duration::from_secs(30);
-/// How many keys `Tunn` keeps, by local index modulo this (`noise/mod.rs` `N_SESSIONS`).
-const RING: u32 = 8;
 
 /// A local private key with what is computed from it once.
 pub(crate) struct Gate {
@@ -83,16 +76,10 @@ impl Gate {
 
     /// Under load: whether the sender has proven to be at `source`. If not, `Some` length of the cookie reply in `out`.
     pub(crate) fn demand_cookie(&self, source: IpAddr, message: &[u8], out: &mut [u8]) -> Option<usize> {
-        match self.strict.verify_packet(Some(source), message, out) {
-            Err(TunnResult::WriteToNetwork(reply)) => Some(reply.len()),
-            Ok(_)
-            | Err(
-                TunnResult::Done
-                | TunnResult::Err(_)
-                | TunnResult::WriteToTunnelV4(..)
-                | TunnResult::WriteToTunnelV6(..),
-            ) => None,
-        }
+        let Err(TunnResult::WriteToNetwork(reply)) = self.strict.verify_packet(Some(source), message, out) else {
+            return None;
+        };
+        Some(reply.len())
     }
 
     /// The static key that an initiation claims; one curve operation.
@@ -113,24 +100,6 @@ impl Epochs {
     /// A total order in which both sides of a session agree which of two sessions is newer.
     pub(crate) fn rank(self) -> (u64, u64) {
         (self.local.saturating_add(self.peer), self.local.max(self.peer))
-    }
-}
-
-/// One session key.
-struct Key {
-    /// The receiver index of what we get under it.
-    local_index: u32,
-    /// The receiver index of what we send under it.
-    remote_index: u32,
-    born: Instant,
-    /// The other side has shown that it has this key.
-    proven: bool,
-    newest_counter: Option<u64>,
-}
-
-impl Key {
-    fn is_alive(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.born) < REJECT_AFTER_TIME
     }
 }
 
@@ -167,10 +136,8 @@ pub(crate) struct Sealed {
 pub(crate) struct Opened {
     /// Length of the inner packet; 0 for a keepalive. `Err` where it is no IP packet, although its sender is known.
     pub(crate) length: Result<usize, DropReason>,
-    /// No message with a greater counter came before: its source is where the peer is now.
-    pub(crate) newest: bool,
-    /// It is the first under its key, which it has thereby proven.
-    pub(crate) proves: bool,
+    /// Where it stands among the messages of its key.
+    pub(crate) progress: Progress,
 }
 
 /// One session.
@@ -180,7 +147,7 @@ pub(crate) struct Session {
     local_key: PublicKey,
     peer_key: PublicKey,
     tunn: Tunn,
-    keys: Vec<Key>,
+    keys: SessionKeys,
     ticked: Instant,
     /// When our last initiation left.
     initiated: Option<Instant>,
@@ -202,7 +169,7 @@ impl Session {
             local_key: gate.public,
             peer_key,
             tunn: new_tunn(gate, peer_key, slot),
-            keys: Vec::new(),
+            keys: SessionKeys::default(),
             ticked: now,
             initiated: None,
             retry: None,
@@ -266,7 +233,7 @@ impl Session {
 
     /// Whether there is a key to send with.
     pub(crate) fn is_established(&self, now: Instant) -> bool {
-        self.keys.iter().any(|key| key.proven && key.is_alive(now))
+        self.keys.can_send(now)
     }
 
     /// Whether the session has to be ticked before it is used: `Tunn` only notices at a tick that a key is too old, and
@@ -282,7 +249,7 @@ impl Session {
     /// Lets `Tunn` look at the clock. `out` must have room for a handshake message.
     pub(crate) fn tick(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Ticked {
         self.ticked = now;
-        self.keys.retain(|key| key.is_alive(now));
+        self.keys.prune(now);
         // if `Tunn` does not repeat the initiation now, it has its reasons: back to the ordinary rhythm
         self.retry = self.retry.filter(|retry| now < *retry);
         match self.tunn.update_timers(out) {
@@ -319,18 +286,12 @@ impl Session {
         out: &mut [u8],
         now: Instant,
     ) -> Result<usize, DropReason> {
-        let response = match self.tunn.decapsulate(None, message, out) {
-            TunnResult::WriteToNetwork(response) => response,
-            TunnResult::Err(error) => return Err(handshake_reason(&error)),
-            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
-                return Err(DropReason::HandshakeInvalid);
-            }
-        };
+        let response = answer(self.tunn.decapsulate(None, message, out))?;
         let (Some(local_index), Some(remote_index)) = (u32_at(response, 4), u32_at(message, 4)) else {
             return Err(DropReason::HandshakeInvalid);
         };
         let length = response.len();
-        self.add_key(Key { local_index, remote_index, born: now, proven: false, newest_counter: None });
+        self.keys.add((local_index, remote_index), false, now);
         // `Tunn` repeats its own initiation no more; an answer to it would still be taken
         self.retry = None;
         self.used = now;
@@ -347,17 +308,11 @@ impl Session {
         out: &mut [u8],
         now: Instant,
     ) -> Result<usize, DropReason> {
-        let keepalive = match self.tunn.decapsulate(None, message, out) {
-            TunnResult::WriteToNetwork(keepalive) => keepalive.len(),
-            TunnResult::Err(error) => return Err(handshake_reason(&error)),
-            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
-                return Err(DropReason::HandshakeInvalid);
-            }
-        };
+        let keepalive = answer(self.tunn.decapsulate(None, message, out))?.len();
         let (Some(local_index), Some(remote_index)) = (u32_at(message, 8), u32_at(message, 4)) else {
             return Err(DropReason::HandshakeInvalid);
         };
-        self.add_key(Key { local_index, remote_index, born: now, proven: true, newest_counter: None });
+        self.keys.add((local_index, remote_index), true, now);
         self.retry = None;
         self.attempts = 0;
         self.used = now;
@@ -370,13 +325,8 @@ impl Session {
 
     /// Takes a cookie for the next initiation; it is not sent at once (WireGuard paper §5.4.7).
     pub(crate) fn accept_cookie(&mut self, message: &[u8], out: &mut [u8]) -> Result<(), DropReason> {
-        match self.tunn.decapsulate(None, message, out) {
-            TunnResult::Done => Ok(()),
-            TunnResult::Err(_)
-            | TunnResult::WriteToNetwork(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => Err(DropReason::CookieInvalid),
-        }
+        let is_taken = matches!(self.tunn.decapsulate(None, message, out), TunnResult::Done);
+        if is_taken { Ok(()) } else { Err(DropReason::CookieInvalid) }
     }
 
     /// Opens a data message. `out` must be as long as the message.
@@ -387,37 +337,17 @@ impl Session {
         out: &mut [u8],
         now: Instant,
     ) -> Result<Opened, DropReason> {
-        let key = self.keys.iter_mut().find(|key| key.local_index == receiver).ok_or(DropReason::UnknownIndex)?;
-        // the counter limit also keeps boringtun's window arithmetic from overflowing (B3)
-        if !key.is_alive(now) || counter >= REJECT_AFTER_MESSAGES {
-            return Err(DropReason::KeyExpired);
-        }
-        let length = match self.tunn.decapsulate(None, message, out) {
-            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => match packet.len() {
-                // a packet whose total length says 0 (B6) is no keepalive
-                0 => Err(DropReason::Malformed),
-                length => Ok(length),
-            },
-            TunnResult::Done => Ok(0),
-            // after the tag was checked this can only be about the inner packet
-            TunnResult::Err(WireGuardError::InvalidPacket) => Err(DropReason::Malformed),
-            TunnResult::Err(error) => return Err(data_reason(&error)),
-            TunnResult::WriteToNetwork(_) => return Err(DropReason::Malformed),
-        };
-        let newest = key.newest_counter.is_none_or(|newest| counter > newest);
-        if newest {
-            key.newest_counter = Some(counter);
-        }
-        let proves = !key.proven;
-        if proves {
-            key.proven = true;
+        self.keys.admit(receiver, counter, now)?;
+        let length = inner_length(self.tunn.decapsulate(None, message, out))?;
+        let progress = self.keys.opened(receiver, counter);
+        if progress.proves {
             self.established = Some(now);
             self.initiator = false;
             self.attempts = 0;
         }
         self.used = now;
         self.traffic.rx_bytes += bytes(message.len());
-        Ok(Opened { length, newest, proves })
+        Ok(Opened { length, progress })
     }
 
     /// Seals a packet. `out` must have room for it and 32 bytes more, and for a handshake message.
@@ -444,16 +374,13 @@ impl Session {
             return Ok(Sealed { length, rekey: false });
         }
         let counter = datagram.get(8..).and_then(|rest| rest.first_chunk()).map(|word| u64::from_le_bytes(*word));
-        let counter = counter.unwrap_or(u64::MAX);
-        let remote_index = u32_at(datagram, 4);
-        let is_alive = |key: &Key| Some(key.remote_index) == remote_index && key.proven && key.is_alive(now);
-        if !self.keys.iter().any(is_alive) || counter >= REJECT_AFTER_MESSAGES {
-            self.keys.retain(|key| Some(key.remote_index) != remote_index);
+        let (Some(remote_index), Some(counter)) = (u32_at(datagram, 4), counter) else {
             return Err(DropReason::KeyExpired);
-        }
+        };
+        let rekey = self.keys.sealed(remote_index, counter, now)?;
         self.used = now;
         self.traffic.tx_packets += 1;
-        Ok(Sealed { length, rekey: counter >= REKEY_AFTER_MESSAGES })
+        Ok(Sealed { length, rekey })
     }
 
     /// What `Tunn` has queued itself and can send now: call until `None`.
@@ -462,11 +389,6 @@ impl Session {
         let length = datagram.len();
         self.note_sent(datagram, random, now);
         Some(length)
-    }
-
-    fn add_key(&mut self, key: Key) {
-        self.keys.retain(|old| old.local_index % RING != key.local_index % RING);
-        self.keys.push(key);
     }
 
     fn note_sent(&mut self, datagram: &[u8], random: &mut Random, now: Instant) {
@@ -499,13 +421,8 @@ fn new_tunn(gate: &Gate, peer_key: PublicKey, slot: Slot) -> Tunn {
     let mut tunn = Tunn::new(gate.secret.clone(), peer_key, None, None, slot.0, Some(Arc::clone(&gate.open)));
     MockClock::set_time(present);
     // nothing can be due yet; a late present only says "expired", which the first handshake clears
-    match tunn.update_timers(&mut [0; crate::message::INITIATION]) {
-        TunnResult::Done
-        | TunnResult::Err(_)
-        | TunnResult::WriteToNetwork(_)
-        | TunnResult::WriteToTunnelV4(..)
-        | TunnResult::WriteToTunnelV6(..) => tunn,
-    }
+    tunn.update_timers(&mut [0; crate::message::INITIATION]);
+    tunn
 }
 
 /// Moves the mocked clock of this thread, which every session of the thread reads.
@@ -514,43 +431,37 @@ pub fn advance_mock_clock(by: Duration) {
     mock_instant::MockClock::advance(by);
 }
 
-fn handshake_reason(error: &WireGuardError) -> DropReason {
-    match error {
-        WireGuardError::WrongTai64nTimestamp | WireGuardError::InvalidTai64nTimestamp => DropReason::HandshakeReplay,
-        WireGuardError::InvalidMac => DropReason::BadMac1,
-        WireGuardError::WrongKey => DropReason::UnknownKey,
-        WireGuardError::UnderLoad => DropReason::UnderLoad,
-        WireGuardError::DestinationBufferTooSmall
-        | WireGuardError::IncorrectPacketLength
-        | WireGuardError::UnexpectedPacket
-        | WireGuardError::WrongPacketType
-        | WireGuardError::WrongIndex
-        | WireGuardError::InvalidAeadTag
-        | WireGuardError::InvalidCounter
-        | WireGuardError::DuplicateCounter
-        | WireGuardError::InvalidPacket
-        | WireGuardError::NoCurrentSession
-        | WireGuardError::LockFailed
-        | WireGuardError::ConnectionExpired => DropReason::HandshakeInvalid,
+/// What `Tunn` wants to send in answer to a handshake message.
+fn answer(result: TunnResult<'_>) -> Result<&mut [u8], DropReason> {
+    use WireGuardError as E;
+    match result {
+        TunnResult::WriteToNetwork(answer) => Ok(answer),
+        TunnResult::Err(E::WrongTai64nTimestamp | E::InvalidTai64nTimestamp) => Err(DropReason::HandshakeReplay),
+        TunnResult::Err(E::InvalidMac) => Err(DropReason::BadMac1),
+        TunnResult::Err(E::WrongKey) => Err(DropReason::UnknownKey),
+        TunnResult::Err(_) | TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
+            Err(DropReason::HandshakeInvalid)
+        }
     }
 }
 
-fn data_reason(error: &WireGuardError) -> DropReason {
-    match error {
-        WireGuardError::DuplicateCounter | WireGuardError::InvalidCounter => DropReason::Replay,
-        WireGuardError::InvalidAeadTag => DropReason::AeadFailure,
-        WireGuardError::WrongIndex | WireGuardError::NoCurrentSession => DropReason::UnknownIndex,
-        WireGuardError::ConnectionExpired => DropReason::KeyExpired,
-        WireGuardError::DestinationBufferTooSmall
-        | WireGuardError::IncorrectPacketLength
-        | WireGuardError::UnexpectedPacket
-        | WireGuardError::WrongPacketType
-        | WireGuardError::WrongKey
-        | WireGuardError::InvalidTai64nTimestamp
-        | WireGuardError::WrongTai64nTimestamp
-        | WireGuardError::InvalidMac
-        | WireGuardError::InvalidPacket
-        | WireGuardError::LockFailed
-        | WireGuardError::UnderLoad => DropReason::Malformed,
+/// The length of the inner packet of an authenticated data message, 0 for a keepalive; or why there is none. The outer
+/// error: it did not authenticate.
+fn inner_length(result: TunnResult<'_>) -> Result<Result<usize, DropReason>, DropReason> {
+    use WireGuardError as E;
+    match result {
+        TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => Ok(match packet.len() {
+            // a packet whose total length says 0 (B6) is no keepalive
+            0 => Err(DropReason::Malformed),
+            length => Ok(length),
+        }),
+        TunnResult::Done => Ok(Ok(0)),
+        // after the tag was checked this can only be about the inner packet
+        TunnResult::Err(E::InvalidPacket) => Ok(Err(DropReason::Malformed)),
+        TunnResult::Err(E::DuplicateCounter | E::InvalidCounter) => Err(DropReason::Replay),
+        TunnResult::Err(E::InvalidAeadTag) => Err(DropReason::AeadFailure),
+        TunnResult::Err(E::WrongIndex | E::NoCurrentSession) => Err(DropReason::UnknownIndex),
+        TunnResult::Err(E::ConnectionExpired) => Err(DropReason::KeyExpired),
+        TunnResult::Err(_) | TunnResult::WriteToNetwork(_) => Err(DropReason::Malformed),
     }
 }

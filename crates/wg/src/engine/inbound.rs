@@ -88,10 +88,10 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let opened = session.open(datagram, (receiver, counter), &mut self.inner, now)?;
         let pair = session.pair();
         // from here on the sender is known
-        if opened.newest {
+        if opened.progress.newest {
             self.prove_endpoint(pair.peer, from);
         }
-        if opened.proves {
+        if opened.progress.proves {
             self.completed(slot, from, now);
         }
         let length = opened.length?;
