@@ -43,6 +43,7 @@ pub mod document;
 pub mod error;
 pub mod request;
 pub mod result;
+pub mod verb;
 pub mod version;
 pub mod wire;
 
@@ -50,7 +51,8 @@ pub use args::Args;
 pub use attachment::Attachment;
 pub use conf::Conf;
 pub use error::{Code, Error};
-pub use request::{Call, Parameters, Question, RequestError, Verb};
+pub use request::{Call, Parameters, Question, RequestError};
 pub use result::{AddResult, View};
+pub use verb::Verb;
 pub use version::Version;
 pub use wire::Answer;

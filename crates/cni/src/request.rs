@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -13,43 +12,8 @@ use crate::conf::{Conf, ConfError, PATH_LENGTH_MAX, is_path, version_of, wrong};
 use crate::document::{CONFIGURATION, DocumentError, read_object};
 use crate::error::{Code, Error as CniError};
 use crate::result::{AddResult, ResultError};
+use crate::verb::Verb;
 use crate::version::Version;
-
-/// What the runtime wants (CNI 1.1.0, section 2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Verb {
-    /// Attach.
-    Add,
-    /// Detach.
-    Del,
-    /// Is an attachment as it should be?
-    Check,
-    /// Remove what belongs to no valid attachment.
-    Gc,
-    /// Could an ADD be served?
-    Status,
-    /// Which versions are spoken?
-    Version,
-}
-
-impl Verb {
-    /// All of them.
-    pub const ALL: [Self; 6] = [Self::Add, Self::Del, Self::Check, Self::Gc, Self::Status, Self::Version];
-
-    /// As `CNI_COMMAND` says it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-            Self::Check => "CHECK",
-            Self::Gc => "GC",
-            Self::Status => "STATUS",
-            Self::Version => "VERSION",
-        }
-    }
-}
 
 /// What the environment says, checked for its verb.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,8 +17,9 @@ use thiserror::Error;
 
 use crate::document::{DocumentError, LINE, read_object};
 use crate::error::{Code, Error as CniError};
-use crate::request::{Call, Parameters, Question, RequestError, Verb};
+use crate::request::{Call, Parameters, Question, RequestError};
 use crate::result::AddResult;
+use crate::verb::Verb;
 
 /// The version of this conversation.
 pub const WIRE_VERSION: u64 = 1;
