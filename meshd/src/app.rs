@@ -1,11 +1,95 @@
 //! The only wiring: builds shells and channels, starts and stops them in order.
 
-use crate::config::{ControllerConfig, NodeConfig};
+use std::future::Future;
 
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+
+use crate::cluster::{self, Publisher};
+use crate::config::{CleanConfig, ControllerConfig, NodeConfig, SharedConfig};
+use crate::controller::ca::EmbeddedCa;
+use crate::controller::{Controller, Parts};
+use crate::kernel::Kernel;
+use crate::line_socket::LineSocket;
+use crate::node::{Inputs, Node, wall};
+use crate::store::{lock_dir, open_private_dir};
+
+/// Questions that wait for the loop; more wait in their sockets.
+const QUESTIONS_MAX: usize = 256;
+/// Longest question of meshctl.
+const ADMIN_LINE_MAX: u64 = 64 << 10;
+
+/// Runs the node daemon until it is told to stop.
 pub(crate) fn run_node(config: NodeConfig) -> anyhow::Result<()> {
-    anyhow::bail!("node {} cannot be run yet", config.node)
+    start_log(&config.shared)?;
+    runtime()?.block_on(async {
+        tracing::info!(?config, "Starting meshd node");
+        let stop = stop_signal()?;
+        let (run_dir, directory) = (config.run_dir.clone(), config.shared.directory.clone());
+        let (mut node, data) = Node::open(config).await?;
+        let (cni_asked, cni) = mpsc::channel(QUESTIONS_MAX);
+        let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
+        let line_max = u64::try_from(::cni::wire::LINE_LENGTH_MAX).unwrap_or(u64::MAX);
+        let source = cluster::watch(&directory)?;
+        let _cni = LineSocket::bind(&run_dir.join("cni.sock"), line_max, cni_asked)?;
+        let _admin = LineSocket::bind(&run_dir.join("admin.sock"), ADMIN_LINE_MAX, admin_asked)?;
+        let outcome = node.run(Inputs { source, cni, admin, data }, stop).await;
+        tracing::info!("Stopping: workloads stay attached and protected");
+        outcome
+    })
 }
 
+/// Runs the controller until it is told to stop.
 pub(crate) fn run_controller(config: ControllerConfig) -> anyhow::Result<()> {
-    anyhow::bail!("the controller of {} cannot be run yet", config.trust_domain)
+    start_log(&config.shared)?;
+    runtime()?.block_on(async {
+        tracing::info!(?config, "Starting meshd controller");
+        let stop = stop_signal()?;
+        open_private_dir(&config.state_dir)?;
+        let lock = lock_dir(&config.state_dir)?;
+        let issuer = Box::new(EmbeddedCa::open(&config.state_dir, &config.trust_domain, wall())?);
+        let source = cluster::watch(&config.shared.directory)?;
+        let mut controller = Controller::open(Parts {
+            issuer,
+            publisher: Box::new(Publisher::new(&config.shared.directory)),
+            state_dir: config.state_dir.clone(),
+            lock,
+            root_namespace: config.shared.root_namespace.clone(),
+            period: config.shared.rotation_period,
+        })?;
+        let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
+        let _admin = LineSocket::bind(&config.run_dir.join("controller.sock"), ADMIN_LINE_MAX, admin_asked)?;
+        controller.run(source, admin, stop).await
+    })
+}
+
+/// Takes all kernel state of ours away.
+pub(crate) fn run_clean(config: &CleanConfig) -> anyhow::Result<()> {
+    runtime()?.block_on(async { Kernel::open(&config.tun)?.remove_everything().await })
+}
+
+/// Control is one thread (decision 0005).
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn start_log(config: &SharedConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log)
+        .with_context(|| format!("--log `{}` is no filter: a level, or target=level,…", config.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.log_json { log.json().init() } else { log.with_ansi(false).init() }
+    Ok(())
+}
+
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

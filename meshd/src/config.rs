@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Node(NodeConfig),
     /// The controller: signs key bindings and says which address belongs to which identity.
     Controller(ControllerConfig),
+    /// Takes every rule, route, table and device of Weft away from this node; workloads then talk in clear text.
+    Clean(CleanConfig),
 }
 
 /// What both programs are told.
@@ -73,6 +75,14 @@ pub(crate) struct NodeConfig {
     pub(crate) tun: String,
 }
 
+/// `meshd clean`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CleanConfig {
+    /// Name of the TUN device.
+    #[arg(long, env = "WEFT_TUN", default_value = "mesh0", value_name = "LINK")]
+    pub(crate) tun: String,
+}
+
 /// `meshd controller`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ControllerConfig {
@@ -90,12 +100,7 @@ pub(crate) struct ControllerConfig {
 }
 
 fn node_name(text: &str) -> Result<NodeName, String> {
-    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
-    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if text.len() > 253 || !text.bytes().all(good) || !edge(text.bytes().next()) || !edge(text.bytes().last()) {
-        return Err("a node name is an RFC 1123 subdomain: a-z, 0-9, '-', '.', at most 253 characters".to_owned());
-    }
-    Ok(NodeName(text.to_owned()))
+    text.parse::<NodeName>().map_err(|error| error.to_string())
 }
 
 /// Reads `90s`, `15m`, `24h`, `7d`.
@@ -109,7 +114,7 @@ fn rotation_period(text: &str) -> Result<Duration, String> {
         'd' => 86_400,
         _ => return Err(wrong()),
     };
-    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| wrong())?;
+    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_not_a_number| wrong())?;
     let seconds = number.checked_mul(seconds_per).ok_or_else(wrong)?;
     if !(60..=30 * 86_400).contains(&seconds) {
         return Err(format!("{text} is out of range: 60s to 30d"));

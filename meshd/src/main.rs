@@ -1,13 +1,13 @@
 //! The Weft daemon: `meshd node` and `meshd controller`.
 
-mod admin;
 mod app;
-mod attach;
 mod cluster;
 mod config;
 mod controller;
 mod datapath;
 mod kernel;
+mod line_socket;
+mod node;
 mod store;
 
 use clap::Parser;
@@ -17,6 +17,7 @@ fn main() -> std::process::ExitCode {
     let outcome = match Cli::parse().command {
         Command::Node(config) => app::run_node(config),
         Command::Controller(config) => app::run_controller(config),
+        Command::Clean(config) => app::run_clean(&config),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

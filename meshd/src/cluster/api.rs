@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use identity::{Epoch, NodeName, SLICE_DOMAIN, SpiffeId, Verifier, verify_spec};
+use identity::{Epoch, NodeName, SLICE_DOMAIN, SpiffeId, Verifier};
 use plan::view;
 use policy::{EffectiveMode, Mode, Outbound};
 use serde::{Deserialize, Serialize};
@@ -261,12 +261,6 @@ impl MeshNodeSpec {
         key(&self.credential)
     }
 
-    /// Whether the credential named here signed this spec for this node.
-    pub(crate) fn is_signed(&self, node: &NodeName) -> bool {
-        let Some(credential) = self.credential_key() else { return false };
-        let Ok(signature) = BASE64.decode(&self.signature) else { return false };
-        verify_spec(&credential, node, &self.signed_bytes(), &signature).is_ok()
-    }
 }
 
 impl MeshNode {

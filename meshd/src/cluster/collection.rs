@@ -133,7 +133,8 @@ impl Collection {
     }
 
     /// Every object as it is now.
-    pub(super) fn objects(&self) -> impl Iterator<Item = &Manifest> {
+    #[cfg(test)]
+    fn objects(&self) -> impl Iterator<Item = &Manifest> {
         self.objects.values()
     }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use notify::{RecursiveMode, Watcher as _};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -24,7 +24,6 @@ use tokio::sync::mpsc;
 
 use super::api;
 use super::collection::{Change, Collection};
-use super::convert::Manifest;
 use super::parse::{FILE_BYTES_MAX, Refusal};
 use super::{Event, Publish};
 use crate::store::{atomic_write, remove_durably};
@@ -183,19 +182,6 @@ fn walk(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) -> st
         }
     }
     Ok(())
-}
-
-/// Every manifest of a folder as it is now, and what could not be used.
-///
-/// # Errors
-/// The folder cannot be read.
-pub(crate) fn scan(root: &Path) -> anyhow::Result<(Vec<Manifest>, Vec<Refusal>)> {
-    let mut folder = Folder { root: root.to_path_buf(), stamps: BTreeMap::new(), collection: Collection::default() };
-    if let Some(lost) = folder.look() {
-        bail!("{lost}");
-    }
-    folder.collection.poll_changes();
-    Ok((folder.collection.objects().cloned().collect(), folder.collection.refusals()))
 }
 
 /// Writes our objects into the folder.

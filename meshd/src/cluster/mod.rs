@@ -13,7 +13,6 @@ use plan::ObjectKey;
 
 pub(crate) use convert::Manifest;
 pub(crate) use directory::{Publisher, Source, watch};
-pub(crate) use parse::Refusal;
 
 /// A change in the cluster. `Init`, any number of `Apply`, `InitDone` is a whole list.
 #[derive(Clone, Debug, PartialEq)]

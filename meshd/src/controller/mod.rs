@@ -1,6 +1,330 @@
 //! The controller: signs bindings and says which address belongs to whom.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the controller's loop takes it up as it is wired in app.rs"))]
 pub(crate) mod ca;
-#[cfg_attr(not(test), expect(dead_code, reason = "as above"))]
 pub(crate) mod issuer;
+mod issuing;
+mod registry;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use identity::{JoinToken, NodeName, SpiffeId, UnixTime};
+use plan::view::{Event as ViewEvent, Object};
+use plan::{Assigner, ClusterView};
+use ring::rand::SecureRandom as _;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use self::issuer::Issuer;
+use self::issuing::Issued;
+use self::registry::{Claim, Registry};
+use crate::cluster::{Event, Manifest, Publish, Source, api};
+use crate::line_socket::Asked;
+use crate::node::wall;
+use crate::store::{self, DirLock, Kind};
+
+const REGISTRY: Kind = Kind {
+    name: "registry",
+    version: 1,
+    remedy: "restore it from a backup, or remove it and let every node join again with a new token",
+};
+/// How often the issuer's own certificate is looked at, and bindings that end are renewed.
+const ROUND: Duration = Duration::from_secs(10);
+/// Changes taken in before the next answer: a burst is answered once.
+const BURST_MAX: usize = 256;
+
+/// Everything the controller knows.
+pub(crate) struct Controller {
+    issuer: Box<dyn Issuer>,
+    publisher: Box<dyn Publish>,
+    registry: Registry,
+    registry_path: PathBuf,
+    trust_domain: String,
+    view: ClusterView,
+    raw: BTreeMap<NodeName, Box<api::MeshNode>>,
+    refused_claims: BTreeMap<NodeName, String>,
+    assigner: Option<Assigner>,
+    root_namespace: String,
+    period: Duration,
+    issued: Issued,
+    published: BTreeSet<NodeName>,
+    held_slices: BTreeMap<NodeName, plan::view::EndpointSlice>,
+    _lock: DirLock,
+}
+
+/// What a controller is made with.
+pub(crate) struct Parts {
+    pub(crate) issuer: Box<dyn Issuer>,
+    pub(crate) publisher: Box<dyn Publish>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) lock: DirLock,
+    pub(crate) root_namespace: String,
+    pub(crate) period: Duration,
+}
+
+impl Controller {
+    /// Reads what the last life wrote down and publishes the trust bundle.
+    pub(crate) fn open(parts: Parts) -> anyhow::Result<Self> {
+        let registry_path = parts.state_dir.join("registry");
+        let registry = store::load(&registry_path, REGISTRY, "controller")?.unwrap_or_default();
+        let trust_domain = parts.issuer.verifier().trust_domain().to_string();
+        let controller = Self {
+            registry,
+            registry_path,
+            trust_domain,
+            view: ClusterView::default(),
+            raw: BTreeMap::new(),
+            refused_claims: BTreeMap::new(),
+            assigner: None,
+            root_namespace: parts.root_namespace,
+            period: parts.period,
+            issued: Issued::default(),
+            published: BTreeSet::new(),
+            held_slices: BTreeMap::new(),
+            issuer: parts.issuer,
+            publisher: parts.publisher,
+            _lock: parts.lock,
+        };
+        controller.publish_trust()?;
+        Ok(controller)
+    }
+
+    /// Runs until `stop` is done.
+    pub(crate) async fn run(
+        &mut self,
+        mut source: Source,
+        mut admin: mpsc::Receiver<Asked>,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        tokio::pin!(stop);
+        let mut round = tokio::time::interval(ROUND);
+        let mut due: Option<Instant> = None;
+        loop {
+            let wake = due.map(tokio::time::Instant::from_std);
+            let sleep = async { if let Some(at) = wake { tokio::time::sleep_until(at).await } else { std::future::pending().await } };
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                event = source.events.recv() => self.take_event(event.context("the manifest folder is not watched any more")?),
+                Some(asked) = admin.recv() => self.answer(asked),
+                () = sleep => {}
+                _ = round.tick() => {
+                    if self.issuer.renew(wall())? {
+                        self.publish_trust()?;
+                    }
+                }
+            }
+            for _ in 0..BURST_MAX {
+                match source.events.try_recv() {
+                    Ok(event) => self.take_event(event),
+                    Err(_) => break,
+                }
+            }
+            due = self.publish_all();
+        }
+    }
+
+    fn publish_trust(&self) -> anyhow::Result<()> {
+        let bundle = self.issuer.bundle();
+        let metadata = api::Metadata { name: "local".to_owned(), ..api::Metadata::default() };
+        let (root, intermediate) = (bundle.root_pem(), bundle.intermediate_pem());
+        let spec = api::MeshTrustSpec { trust_domain: self.trust_domain.clone(), root, intermediate };
+        self.publisher.put_trust(&api::MeshTrust { metadata, spec })
+    }
+
+    fn take_event(&mut self, event: Event) {
+        let event = match event {
+            Event::Init => ViewEvent::Init,
+            Event::InitDone => ViewEvent::InitDone,
+            Event::Apply(Manifest::Plain(object)) => ViewEvent::Apply(object),
+            Event::Apply(Manifest::MeshNode(node)) => return self.take_node(node),
+            Event::Apply(Manifest::MeshEndpointSlice(slice)) => {
+                // our own words of a former life, if they are
+                if self.assigner.is_none() && slice.is_signed_by(self.issuer.verifier()) {
+                    self.held_slices.insert(slice.spec.node.clone(), slice.to_view());
+                }
+                return;
+            }
+            Event::Apply(Manifest::MeshTrust(_)) => return,
+            Event::Delete(key) => {
+                self.raw.remove(&NodeName(key.name.clone()));
+                self.refused_claims.remove(&NodeName(key.name.clone()));
+                ViewEvent::Delete(key)
+            }
+        };
+        self.view_handle(event);
+    }
+
+    fn view_handle(&mut self, event: ViewEvent) {
+        if let Err(error) = self.view.handle(event) {
+            tracing::warn!(%error, "An object is left out");
+        }
+    }
+
+    /// Takes a node's report in if it is that node's own.
+    fn take_node(&mut self, node: Box<api::MeshNode>) {
+        let name = NodeName(node.metadata.name.clone());
+        let same = self.raw.get(&name).is_some_and(|held| held.spec == node.spec);
+        if same && !self.refused_claims.contains_key(&name) {
+            // only the status that we wrote ourselves is new
+            self.raw.insert(name, node);
+            return;
+        }
+        match self.admit(&name, &node.spec) {
+            Ok(()) => {
+                self.refused_claims.remove(&name);
+                if let Some(view) = node.to_view() {
+                    self.view_handle(ViewEvent::Apply(Object::MeshNode(Box::new(view))));
+                }
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                if self.refused_claims.get(&name) != Some(&reason) {
+                    tracing::warn!(node = %name, reason, "A node's report is not believed");
+                }
+                self.refused_claims.insert(name.clone(), reason);
+            }
+        }
+        self.raw.insert(name, node);
+    }
+
+    fn admit(&mut self, name: &NodeName, spec: &api::MeshNodeSpec) -> anyhow::Result<()> {
+        let credential = spec.credential_key().context("the credential is not 32 bytes of base64")?;
+        let signature = BASE64.decode(&spec.signature).context("the signature is no base64")?;
+        let proof = spec.join.as_ref().map(|join| BASE64.decode(&join.proof)).transpose().context("the proof is no base64")?;
+        let join = spec.join.as_ref().zip(proof.as_ref()).map(|(join, proof)| (join.token_id.as_str(), proof.as_slice()));
+        let (signed, uid, sequence) = (spec.signed_bytes(), spec.node_uid.as_str(), spec.sequence);
+        let claim = Claim { node: name, uid, credential, sequence, signed: &signed, signature: &signature, join };
+        let known = self.registry.nodes().any(|node| node == name);
+        if self.registry.handle_claim(&claim, wall())? {
+            self.write_registry()?;
+        }
+        if !known {
+            tracing::info!(node = %name, "Node joined");
+        }
+        Ok(())
+    }
+
+    fn write_registry(&self) -> anyhow::Result<()> {
+        Ok(store::save(&self.registry_path, REGISTRY, "controller", &self.registry)?)
+    }
+
+    /// Publishes what follows from the view; returns when to look again.
+    fn publish_all(&mut self) -> Option<Instant> {
+        if !self.view.is_synced() {
+            return None;
+        }
+        let trust_domain = self.issuer.verifier().trust_domain().clone();
+        let held = std::mem::take(&mut self.held_slices);
+        let root_namespace = &self.root_namespace;
+        let assigner = self.assigner.get_or_insert_with(|| Assigner::new(trust_domain, root_namespace.clone(), held));
+        let now = Instant::now();
+        let assignments = assigner.handle_view(&self.view, self.registry.revoked(), now);
+        let due = assigner.poll_timeout();
+        for slice in assignments.slices.values() {
+            if let Err(error) = self.publish_slice(slice) {
+                tracing::error!(node = %slice.node, error = format!("{error:#}"), "An endpoint slice cannot be published");
+            }
+        }
+        let gone: Vec<_> = self.published.iter().filter(|name| !assignments.slices.contains_key(*name)).cloned().collect();
+        for name in gone {
+            match self.publisher.delete_slice(&name.0) {
+                Ok(()) => drop(self.published.remove(&name)),
+                Err(error) => tracing::error!(node = %name, error = format!("{error:#}"), "A slice cannot be removed"),
+            }
+        }
+        for (node, keys) in &assignments.grants {
+            let refused = assignments.refusals.iter().filter(|refusal| refusal.node == *node);
+            let refused = refused.map(|r| api::Refused {
+                identity: r.key.as_ref().map(|(identity, _)| identity.clone()),
+                epoch: r.key.as_ref().map(|(_, epoch)| *epoch),
+                reason: r.reason.to_string(),
+            });
+            let refused = refused.collect();
+            if let Err(error) = self.publish_status(node, keys, refused, wall()) {
+                tracing::error!(%node, error = format!("{error:#}"), "A node cannot be answered");
+            }
+        }
+        due
+    }
+
+    fn publish_slice(&mut self, slice: &plan::view::EndpointSlice) -> anyhow::Result<()> {
+        self.published.insert(slice.node.clone());
+        if self.issued.is_published(slice) {
+            return Ok(());
+        }
+        let mut manifest = api::MeshEndpointSlice::unsigned(slice);
+        manifest.spec.signature = BASE64.encode(self.issuer.sign_slice(&manifest.signed_bytes())?);
+        self.publisher.put_slice(&manifest)?;
+        self.issued.note_published(slice);
+        Ok(())
+    }
+
+    fn publish_status(
+        &mut self,
+        node: &NodeName,
+        keys: &[plan::view::RequestedKey],
+        refused: Vec<api::Refused>,
+        wall: UnixTime,
+    ) -> anyhow::Result<()> {
+        let uid = self.view.mesh_nodes.get(node).map(|n| n.uid.clone()).unwrap_or_default();
+        let bindings = self.issued.bindings(self.issuer.as_ref(), (node, &uid), keys, self.period, wall)?;
+        let status = api::MeshNodeStatus { joined: true, bindings, refused };
+        if self.issued.is_answered(node, &status) {
+            return Ok(());
+        }
+        self.publisher.put_node_status(&node.0, &status)?;
+        self.issued.note_answered(node, status);
+        Ok(())
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        let question: Value = serde_json::from_slice(&asked.line).unwrap_or_default();
+        let line = match self.answer_verb(&question) {
+            Ok(result) => json!({"ok": true, "result": result}),
+            Err(error) => json!({"ok": false, "error": format!("{error:#}")}),
+        };
+        // whoever asked may have gone
+        let _gone = asked.reply.send(line.to_string().into_bytes());
+    }
+
+    fn answer_verb(&mut self, question: &Value) -> anyhow::Result<Value> {
+        let text = |key: &str| question.get(key).and_then(Value::as_str);
+        match text("verb").unwrap_or_default() {
+            "token" => {
+                let node: NodeName = text("node").context("name the node that the token is for")?.parse()?;
+                self.make_token(node)
+            }
+            "revoke" | "restore" => {
+                let identity: SpiffeId = text("identity").context("name the identity")?.parse()?;
+                let revoked = text("verb") == Some("revoke");
+                let changed = self.registry.set_revoked(identity, revoked);
+                self.write_registry()?;
+                Ok(json!({"changed": changed}))
+            }
+            "status" => Ok(json!({
+                "trust_domain": self.trust_domain,
+                "healthy": true,
+                "nodes": self.registry.nodes().map(|n| n.0.clone()).collect::<Vec<_>>(),
+                "revoked": self.registry.revoked(),
+                "refused": self.refused_claims.iter().map(|(n, r)| json!({"node": n, "reason": r})).collect::<Vec<_>>(),
+            })),
+            verb => anyhow::bail!("there is no verb `{verb}`: token, revoke, restore, status"),
+        }
+    }
+
+    fn make_token(&mut self, node: NodeName) -> anyhow::Result<Value> {
+        let mut random = Zeroizing::new([0; 40]);
+        let fill = ring::rand::SystemRandom::new().fill(random.as_mut_slice());
+        fill.map_err(|_nothing| anyhow::anyhow!("the kernel has no random numbers for us"))?;
+        let token = JoinToken::generate(random, self.issuer.bundle().root_fingerprint());
+        self.registry.add_token(&token, node.clone(), wall());
+        self.write_registry()?;
+        tracing::info!(%node, token = token.id(), "Join token made");
+        Ok(json!({"node": node, "token": token.expose_text().as_str(), "expires_in_s": registry::TOKEN_SECONDS}))
+    }
+}

@@ -34,6 +34,7 @@ fn sets(filter: &Filter) -> BTreeMap<String, BTreeSet<String>> {
     let mut sets = BTreeMap::new();
     let addresses = [
         ("enrolled", &filter.enrolled),
+        ("enrolled_enforced", &filter.enrolled_enforced),
         ("strict", &filter.strict),
         ("require_mesh", &filter.require_mesh),
         ("keyed", &filter.keyed),
@@ -192,7 +193,7 @@ fn chains(tun: &str) -> String {
             &mut text,
             format_args!(
                 "chain judge{v} {{\n\
-                 {ip} saddr @keyed_enforced{v} counter name plaintext_from_keyed drop\n\
+                 {ip} saddr @keyed_enforced{v} {ip} daddr @enrolled_enforced{v} counter name plaintext_from_keyed drop\n\
                  ct direction reply ct state established,related accept\n\
                  meta l4proto {{ tcp, udp, sctp }} {ip} daddr . th dport @open_ports{v} goto seen{v}\n\
                  meta l4proto {{ tcp, udp, sctp }} {ip} daddr . th dport @closed_ports{v} goto deny{v}\n\

@@ -18,9 +18,9 @@ use anyhow::{Context as _, anyhow, bail};
 use plan::{Desired, Filter, Route, RouteTarget};
 use rtnetlink::{Handle, IpVersion};
 
-pub(crate) use counters::{Observed, SeenFlow};
+pub(crate) use counters::Observed;
 pub(crate) use link::HostLink;
-pub(crate) use probe::{Missing, missing};
+pub(crate) use probe::missing;
 
 /// The bits of a packet's mark that are ours.
 pub(crate) const MARK_MASK: u32 = 0x0f00_0000;

@@ -1,1 +1,0 @@
-//! The admin socket: what meshctl asks a daemon.

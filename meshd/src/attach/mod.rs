@@ -1,1 +1,0 @@
-//! The CNI server: answers the plugin on a unix socket.

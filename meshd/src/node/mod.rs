@@ -1,0 +1,301 @@
+//! The node daemon's loop: the world comes in, the whole wish goes to the kernel and to the engine, a report goes out.
+
+mod admission;
+mod answers;
+mod keys;
+mod report;
+mod trust;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use identity::{Epoch, JoinToken, NodeName, NodeSecret, UnixTime};
+use plan::desired::Standing;
+use plan::{ClusterView, Desired, Here, LocalAttachment, PeerName};
+use tokio::sync::mpsc;
+use wg::{PeerConfig, PublicKey};
+
+use crate::cluster::{Publisher, Source, api};
+use crate::config::NodeConfig;
+use crate::datapath::{self, Command};
+use crate::kernel::{self, Kernel, MARK_OUTER, Underlay};
+use crate::line_socket::Asked;
+use crate::store::{AttachmentStore, FloorStore, NodeFiles, RecentPairStore, Tombstones};
+
+use self::admission::{Attached, WaitingAdd};
+use self::keys::Keys;
+use self::trust::Trust;
+
+/// How often is looked after what nobody announces: tombstones, key turns, somebody else's hands on our kernel state.
+const ROUND: Duration = Duration::from_millis(500);
+/// Questions and manifests taken in before the kernel is looked after: a burst is applied once, and not each by each.
+const BURST_MAX: usize = 256;
+
+/// Everything the node daemon knows.
+pub(crate) struct Node {
+    config: NodeConfig,
+    uid: String,
+    /// Secrets of this node, and the lock on its state folder.
+    files: NodeFiles,
+    token: Option<JoinToken>,
+    view: ClusterView,
+    raw_nodes: BTreeMap<NodeName, Box<api::MeshNode>>,
+    raw_slices: BTreeMap<NodeName, api::MeshEndpointSlice>,
+    trust: Trust,
+    keys: Keys,
+    attachments: AttachmentStore<Attached>,
+    patient: BTreeMap<(String, String), bool>,
+    tombstones: Tombstones,
+    recent: RecentPairStore,
+    kernel: Kernel,
+    underlay: Underlay,
+    data: datapath::Handle,
+    publisher: Publisher,
+    desired: Option<Desired>,
+    observed_revision: u64,
+    published: Option<api::MeshNodeSpec>,
+    waiting: Vec<WaitingAdd>,
+    started: Instant,
+    trouble: BTreeMap<&'static str, String>,
+    greeted: bool,
+}
+
+/// What the loop listens to.
+pub(crate) struct Inputs {
+    pub(crate) source: Source,
+    pub(crate) cni: mpsc::Receiver<Asked>,
+    pub(crate) admin: mpsc::Receiver<Asked>,
+    pub(crate) data: mpsc::Receiver<datapath::Event>,
+}
+
+/// Wall-clock time, which certificates and epochs are about.
+pub(crate) fn wall() -> UnixTime {
+    UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+impl Node {
+    /// Opens everything that outlives the daemon, starts the data thread, and makes the kernel ready; refuses to start
+    /// with everything that is missing at once.
+    pub(crate) async fn open(config: NodeConfig) -> anyhow::Result<(Self, mpsc::Receiver<datapath::Event>)> {
+        let missing = kernel::missing().await;
+        if !missing.is_empty() {
+            let all: Vec<_> = missing.iter().map(ToString::to_string).collect();
+            anyhow::bail!("this node lacks what Weft needs:\n  {}", all.join("\n  "));
+        }
+        let files = NodeFiles::open(&config.state_dir, &config.node)?;
+        let token = join_token(&config, &files)?;
+        let pinned = files.pinned_root()?.context("no root is pinned")?;
+        let period = config.shared.rotation_period;
+        let least = Epoch::at(wall(), period).previous();
+        let (floor, lost_floor) = FloorStore::open(files.dir(), &files.uid, least);
+        let (attachments, lost) = AttachmentStore::open(files.dir(), &files.uid)?;
+        let (recent, lost_pairs) = RecentPairStore::open(files.dir(), &files.uid);
+        for error in lost.iter().chain(&lost_floor).chain(&lost_pairs) {
+            tracing::warn!(%error, "A state file cannot be believed");
+        }
+        let tombstones = Tombstones::open(&files.dir().join("tombstones"))?;
+        let mut kernel = Kernel::open(&config.tun)?;
+        let underlay = kernel.underlay(config.underlay_link.as_deref()).await?;
+        let mtu = usize::try_from(underlay.mesh_mtu).unwrap_or(usize::MAX);
+        let path = datapath::Config { tun: config.tun.clone(), port: config.listen_port, mark: MARK_OUTER, mtu };
+        let (data, events) = datapath::spawn(&path)?;
+        kernel.prepare(underlay.mesh_mtu).await?;
+        let uid = files.uid.clone();
+        let secret = NodeSecret::from_bytes(*files.secret.expose());
+        let node = Self {
+            keys: Keys::new(secret, uid.clone(), period),
+            trust: Trust::new(pinned, floor),
+            publisher: Publisher::new(&config.shared.directory),
+            view: ClusterView::default(),
+            raw_nodes: BTreeMap::new(),
+            raw_slices: BTreeMap::new(),
+            patient: BTreeMap::new(),
+            desired: None,
+            observed_revision: 0,
+            published: None,
+            waiting: Vec::new(),
+            started: Instant::now(),
+            trouble: BTreeMap::new(),
+            greeted: false,
+            config,
+            uid,
+            files,
+            token,
+            attachments,
+            tombstones,
+            recent,
+            kernel,
+            underlay,
+            data,
+        };
+        Ok((node, events))
+    }
+
+    /// Runs until `stop` is done. Nothing is taken away at the end: workloads stay attached and protected.
+    pub(crate) async fn run(&mut self, mut inputs: Inputs, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::pin!(stop);
+        let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut admin = Vec::new();
+        loop {
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                event = inputs.source.events.recv() => {
+                    self.take_event(event.context("the manifest folder is not watched any more")?);
+                }
+                Some(asked) = inputs.cni.recv() => self.take_cni(asked).await,
+                Some(asked) = inputs.admin.recv() => admin.push(asked),
+                Some(event) = inputs.data.recv() => self.take_data(event).await,
+                _ = round.tick() => self.go_round().await,
+            }
+            for _ in 0..BURST_MAX {
+                if let Ok(event) = inputs.source.events.try_recv() {
+                    self.take_event(event);
+                } else if let Ok(asked) = inputs.cni.try_recv() {
+                    self.take_cni(asked).await;
+                } else if let Ok(event) = inputs.data.try_recv() {
+                    self.take_data(event).await;
+                } else {
+                    break;
+                }
+            }
+            self.settle_waiting().await;
+            self.reconcile().await;
+            for asked in admin.drain(..) {
+                self.answer_admin(asked, &inputs.source).await;
+            }
+        }
+    }
+
+    /// Computes the whole wish, makes it so where it changed, and reports.
+    async fn reconcile(&mut self) {
+        let Some(here) = self.here() else { return self.answer_waiting() };
+        if !self.view.is_synced() {
+            return self.answer_waiting();
+        }
+        self.follow_patience(&here);
+        let here = self.here().unwrap_or(here);
+        let desired = Desired::of(&self.view, &here);
+        let bound = self.trust.bound(&self.config.node, wall());
+        let keys_changed = self.keys.follow(&desired, &bound, wall());
+        let before = self.desired.take();
+        if keys_changed || before.as_ref().is_none_or(|b| b.locals != desired.locals) {
+            self.tell_data(Command::SetLocals(self.keys.engine_locals(&desired)));
+        }
+        if before.as_ref().is_none_or(|b| b.peers != desired.peers) {
+            self.tell_data(Command::SetPeers(engine_peers(&desired)));
+        }
+        let kernel_same = before.is_some_and(|b| b.filter == desired.filter && b.routes == desired.routes);
+        if !kernel_same || self.trouble.contains_key("kernel") {
+            match self.kernel.apply(&desired).await {
+                Ok(_) => drop(self.trouble.remove("kernel")),
+                Err(error) => self.note_trouble("kernel", &error),
+            }
+        }
+        let applied = !self.trouble.contains_key("kernel");
+        self.desired = Some(desired);
+        if applied {
+            self.observed_revision = self.view.revision();
+        }
+        self.publish_report();
+        self.answer_waiting();
+        self.greet_once();
+    }
+
+    /// What this node knows beside the cluster; `None` until its trust domain is known.
+    fn here(&self) -> Option<Here> {
+        let mut attachments: Vec<_> = self.attachments.records().iter().collect();
+        attachments.sort_by_key(|(_, attached)| attached.order);
+        let local = |(key, attached): &(&(String, String), &Attached)| LocalAttachment {
+            pod: self.pod_of(attached),
+            link: attached.link.clone(),
+            mac: attached.mac,
+            ips: attached.ips.clone(),
+            patient: self.patient.get(*key).copied().unwrap_or(false),
+        };
+        Some(Here {
+            node: self.config.node.clone(),
+            trust_domain: self.trust.trust_domain()?.clone(),
+            root_namespace: self.config.shared.root_namespace.clone(),
+            addresses: self.underlay.addresses.clone(),
+            attachments: attachments.iter().map(local).collect(),
+            keys: self.trust.keys(wall()),
+        })
+    }
+
+    /// Follows how far each workload is, so that one that was reachable in clear text goes in after its senders.
+    fn follow_patience(&mut self, here: &Here) {
+        let mut keys: Vec<_> = self.attachments.records().iter().map(|(k, a)| (a.order, k.clone())).collect();
+        keys.sort();
+        for ((_, key), attachment) in keys.into_iter().zip(&here.attachments) {
+            self.patient.insert(key, Standing::of(&self.view, here, attachment).is_patient_after());
+        }
+        let records = self.attachments.records();
+        self.patient.retain(|key, _| records.contains_key(key));
+    }
+
+    /// After a restart, shakes hands again with whoever this node talked to, so that nobody waits for a packet.
+    fn greet_once(&mut self) {
+        let Some(desired) = &self.desired else { return };
+        if self.greeted || desired.peers.values().all(|peer| peer.keys.is_empty()) {
+            return;
+        }
+        self.greeted = true;
+        let known = self.recent.pairs().iter().map(|pair| {
+            let peer = PeerName { node: pair.node.clone(), identity: pair.remote.clone() };
+            (pair.local.clone(), peer)
+        });
+        let pairs: Vec<_> =
+            known.filter(|(local, peer)| desired.locals.contains_key(local) && desired.peers.contains_key(peer)).collect();
+        for (local, peer) in pairs {
+            self.tell_data(Command::Greet { local, peer });
+        }
+    }
+
+    fn tell_data(&mut self, command: Command) {
+        if let Err(error) = self.data.send(command) {
+            self.note_trouble("datapath", &error);
+        }
+    }
+
+    fn note_trouble(&mut self, what: &'static str, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        if self.trouble.get(what) != Some(&text) {
+            tracing::error!(what, error = %text, "Something is wrong and is tried again");
+        }
+        self.trouble.insert(what, text);
+    }
+}
+
+/// Reads the join token, and pins the root that it names; a node that has joined needs none.
+fn join_token(config: &NodeConfig, files: &NodeFiles) -> anyhow::Result<Option<JoinToken>> {
+    let read = |path: &std::path::Path| -> anyhow::Result<JoinToken> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the join token {}: make one with `meshctl node token`", path.display()))?;
+        Ok(text.trim().parse::<JoinToken>()?)
+    };
+    let joined = files.pinned_root()?.is_some();
+    let token = match &config.join_token_file {
+        Some(path) if path.exists() || !joined => Some(read(path)?),
+        None if !joined => anyhow::bail!(
+            "this node has not joined: name the file with the token of `meshctl node token {}` by --join-token-file",
+            config.node
+        ),
+        _ => None,
+    };
+    if let Some(token) = &token {
+        files.pin_root(token.root())?;
+    }
+    Ok(token)
+}
+
+fn engine_peers(desired: &Desired) -> BTreeMap<PeerName, PeerConfig> {
+    let peers = desired.peers.iter().map(|(name, remote)| {
+        let keys = remote.keys.iter().map(|(epoch, key)| (epoch.0, PublicKey::from(*key))).collect();
+        let allowed_ips = remote.addresses.iter().map(|ip| (*ip).into()).collect();
+        (name.clone(), PeerConfig { keys, endpoints: remote.endpoints.clone(), allowed_ips })
+    });
+    peers.collect()
+}

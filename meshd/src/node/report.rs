@@ -1,0 +1,69 @@
+//! What this node says of itself: its MeshNode, signed with its credential.
+
+use std::net::SocketAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::Node;
+use crate::cluster::{Publish as _, api};
+
+impl Node {
+    /// Publishes the report where it differs from the last one.
+    pub(super) fn publish_report(&mut self) {
+        let mut spec = self.spec();
+        let held = self.raw_nodes.get(&self.config.node).map(|node| &node.spec);
+        if let Some(published) = self.published.as_ref().or(held) {
+            spec.sequence = published.sequence;
+            spec.signature.clone_from(&published.signature);
+            // the same report again, and it is still there
+            if spec == *published && held.is_none_or(|held| held == published) {
+                return;
+            }
+        }
+        let seen = [self.published.as_ref(), held].into_iter().flatten().map(|spec| spec.sequence).max();
+        spec.sequence = seen.unwrap_or(0) + 1;
+        spec.signature = BASE64.encode(self.files.credential.sign_spec(&self.config.node, &spec.signed_bytes()));
+        match self.publisher.put_node_spec(&self.config.node.0, &spec) {
+            Ok(()) => {
+                self.trouble.remove("report");
+                self.published = Some(spec);
+            }
+            Err(error) => self.note_trouble("report", &error),
+        }
+    }
+
+    fn spec(&self) -> api::MeshNodeSpec {
+        let credential = self.files.credential.public_key();
+        let join = self.token.as_ref().filter(|_| !self.has_joined()).map(|token| api::Join {
+            token_id: token.id().to_owned(),
+            proof: BASE64.encode(token.proof(&self.config.node, &self.uid, &credential)),
+        });
+        let port = self.data.port();
+        let attachment = |attached: &super::admission::Attached| {
+            let pod = attached.pod.as_ref()?;
+            let (namespace, name, uid) = (pod.namespace.clone(), pod.name.clone(), self.pod_of(attached)?.uid);
+            Some(api::ReportedAttachment { namespace, pod: name, uid, ips: attached.ips.clone() })
+        };
+        let mut attachments: Vec<_> = self.attachments.records().values().filter_map(attachment).collect();
+        attachments.sort_by(|a, b| (&a.namespace, &a.pod, &a.uid).cmp(&(&b.namespace, &b.pod, &b.uid)));
+        api::MeshNodeSpec {
+            node_uid: self.uid.clone(),
+            credential: BASE64.encode(credential),
+            join,
+            endpoints: self.underlay.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
+            addresses: self.underlay.addresses.clone(),
+            keys: self.keys.requested().map(api::RequestedKey::from).collect(),
+            attachments,
+            observed_revision: self.observed_revision,
+            sequence: 0,
+            signature: String::new(),
+        }
+    }
+
+    /// Whether the controller has taken this node in, with this very UID.
+    pub(super) fn has_joined(&self) -> bool {
+        let own = self.raw_nodes.get(&self.config.node);
+        own.is_some_and(|node| node.status.joined && node.spec.node_uid == self.uid)
+    }
+}

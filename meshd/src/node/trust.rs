@@ -1,0 +1,116 @@
+//! What this node believes: the bundle behind its pinned root, bindings and slices that the bundle's key signed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use identity::{
+    CLOCK_SKEW, Epoch, Fingerprint, NodeName, SignedBinding, SpiffeId, TrustBundle, TrustDomain, UnixTime, Verifier,
+};
+use plan::PeerName;
+use plan::view::MeshNode;
+
+use crate::cluster::api;
+use crate::store::FloorStore;
+
+/// A verified public key and the time until which it stands.
+#[derive(Clone, Copy)]
+struct Known {
+    public_key: [u8; 32],
+    not_after: UnixTime,
+}
+
+/// Verified statements of the issuer, and why others were not believed.
+pub(super) struct Trust {
+    pinned: Fingerprint,
+    bundle: Option<(TrustBundle, Verifier)>,
+    floor: FloorStore,
+    bindings: BTreeMap<PeerName, BTreeMap<Epoch, Known>>,
+    refusals: BTreeMap<NodeName, Vec<String>>,
+}
+
+impl Trust {
+    pub(super) fn new(pinned: Fingerprint, floor: FloorStore) -> Self {
+        Self { pinned, bundle: None, floor, bindings: BTreeMap::new(), refusals: BTreeMap::new() }
+    }
+
+    /// Takes a bundle if its root is the pinned one; true when another one is believed than before.
+    pub(super) fn handle_bundle(&mut self, trust: &api::MeshTrust, wall: UnixTime) -> anyhow::Result<bool> {
+        let spec = &trust.spec;
+        let bundle = TrustBundle::from_pem(spec.trust_domain.parse()?, &spec.root, &spec.intermediate)?;
+        let verifier = bundle.verify(self.pinned, wall)?;
+        let changed = self.bundle.as_ref().is_none_or(|(held, _)| *held != bundle);
+        self.bundle = Some((bundle, verifier));
+        Ok(changed)
+    }
+
+    /// Replaces what is known of one node's keys by what its MeshNode carries now, each binding verified.
+    pub(super) fn handle_node(&mut self, node: &MeshNode, wall: UnixTime) {
+        let Some((_, verifier)) = &self.bundle else { return };
+        let mut refused = Vec::new();
+        self.bindings.retain(|peer, _| peer.node != node.name);
+        for text in &node.bindings {
+            let believed = SignedBinding::decode(text).map_err(anyhow::Error::from).and_then(|signed| {
+                verifier.verify_binding_of((&node.name, &node.uid), &signed, wall, CLOCK_SKEW)?;
+                self.floor.admit(&signed.binding, wall)?;
+                Ok(signed.binding)
+            });
+            match believed {
+                Ok(binding) => {
+                    let peer = PeerName { node: binding.node, identity: binding.spiffe_id };
+                    let known = Known { public_key: binding.public_key, not_after: binding.not_after };
+                    self.bindings.entry(peer).or_default().insert(binding.epoch, known);
+                }
+                Err(error) => refused.push(format!("{error:#}")),
+            }
+        }
+        if self.refusals.get(&node.name) != Some(&refused) {
+            for reason in &refused {
+                tracing::warn!(node = %node.name, reason, "A binding is not believed");
+            }
+        }
+        self.refusals.insert(node.name.clone(), refused);
+    }
+
+    /// Forgets a node that is gone.
+    pub(super) fn handle_node_gone(&mut self, node: &NodeName) {
+        self.bindings.retain(|peer, _| peer.node != *node);
+        self.refusals.remove(node);
+    }
+
+    /// Whether the issuer signed this slice.
+    pub(super) fn is_genuine(&self, slice: &api::MeshEndpointSlice) -> bool {
+        self.bundle.as_ref().is_some_and(|(_, verifier)| slice.is_signed_by(verifier))
+    }
+
+    /// Public keys of every (node, identity) whose binding stands at this time.
+    pub(super) fn keys(&self, wall: UnixTime) -> BTreeMap<PeerName, BTreeMap<Epoch, [u8; 32]>> {
+        let standing = |epochs: &BTreeMap<Epoch, Known>| -> BTreeMap<Epoch, [u8; 32]> {
+            epochs.iter().filter(|(_, k)| k.not_after >= wall).map(|(epoch, k)| (*epoch, k.public_key)).collect()
+        };
+        let all = self.bindings.iter().map(|(peer, epochs)| (peer.clone(), standing(epochs)));
+        all.filter(|(_, epochs)| !epochs.is_empty()).collect()
+    }
+
+    /// The epochs that are bound for each identity of one node.
+    pub(super) fn bound(&self, node: &NodeName, wall: UnixTime) -> BTreeMap<SpiffeId, BTreeSet<Epoch>> {
+        let own = self.bindings.iter().filter(|(peer, _)| peer.node == *node);
+        let epochs = |all: &BTreeMap<Epoch, Known>| {
+            all.iter().filter(|(_, k)| k.not_after >= wall).map(|(epoch, _)| *epoch).collect()
+        };
+        own.map(|(peer, all)| (peer.identity.clone(), epochs(all))).collect()
+    }
+
+    pub(super) fn trust_domain(&self) -> Option<&TrustDomain> {
+        self.bundle.as_ref().map(|(_, verifier)| verifier.trust_domain())
+    }
+
+    /// Why bindings were not believed, by node.
+    pub(super) fn refusals(&self) -> impl Iterator<Item = (&NodeName, &str)> {
+        self.refusals.iter().flat_map(|(node, reasons)| reasons.iter().map(move |reason| (node, reason.as_str())))
+    }
+
+    /// Writes the epoch floor where it changed, so that an old binding cannot come back after a restart.
+    pub(super) fn write_floor(&mut self, wall: UnixTime) -> anyhow::Result<()> {
+        self.floor.forget_ended(wall);
+        Ok(self.floor.write()?)
+    }
+}

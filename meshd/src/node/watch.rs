@@ -1,0 +1,151 @@
+//! What comes in beside questions: manifests, news of the data path, and the regular round.
+
+use identity::NodeName;
+use plan::view::{Event as ViewEvent, Object};
+
+use super::{Node, wall};
+use crate::cluster::{Event, Manifest};
+use crate::datapath;
+use crate::store::RecentPair;
+
+impl Node {
+    /// Takes one change of the cluster in. What needs proof enters the view only with it.
+    pub(super) fn take_event(&mut self, event: Event) {
+        match event {
+            Event::Init => self.view_handle(ViewEvent::Init),
+            Event::InitDone => self.view_handle(ViewEvent::InitDone),
+            Event::Apply(Manifest::Plain(object)) => self.view_handle(ViewEvent::Apply(object)),
+            Event::Apply(Manifest::MeshNode(node)) => {
+                let name = NodeName(node.metadata.name.clone());
+                self.raw_nodes.insert(name.clone(), node);
+                self.judge_node(&name);
+            }
+            Event::Apply(Manifest::MeshEndpointSlice(slice)) => {
+                let name = slice.spec.node.clone();
+                self.raw_slices.insert(name.clone(), slice);
+                self.judge_slice(&name);
+            }
+            Event::Apply(Manifest::MeshTrust(trust)) => match self.trust.handle_bundle(&trust, wall()) {
+                Ok(true) => self.judge_all(),
+                Ok(false) => {}
+                Err(error) => self.note_trouble("trust bundle", &error),
+            },
+            Event::Delete(key) => {
+                let name = NodeName(key.name.clone());
+                match key.kind {
+                    "MeshNode" => {
+                        self.raw_nodes.remove(&name);
+                        self.trust.handle_node_gone(&name);
+                    }
+                    "MeshEndpointSlice" => drop(self.raw_slices.remove(&name)),
+                    // certificates that were believed stay believed
+                    "MeshTrust" => return,
+                    _ => {}
+                }
+                self.view_handle(ViewEvent::Delete(key));
+            }
+        }
+    }
+
+    fn view_handle(&mut self, event: ViewEvent) {
+        if let Err(error) = self.view.handle(event) {
+            tracing::warn!(%error, "An object is left out");
+        }
+    }
+
+    /// Looks at every unproven object again: there is another bundle to prove them by.
+    fn judge_all(&mut self) {
+        self.trouble.remove("trust bundle");
+        for name in self.raw_nodes.keys().cloned().collect::<Vec<_>>() {
+            self.judge_node(&name);
+        }
+        for name in self.raw_slices.keys().cloned().collect::<Vec<_>>() {
+            self.judge_slice(&name);
+        }
+    }
+
+    fn judge_node(&mut self, name: &NodeName) {
+        let Some(node) = self.raw_nodes.get(name).and_then(|raw| raw.to_view()) else { return };
+        self.trust.handle_node(&node, wall());
+        self.view_handle(ViewEvent::Apply(Object::MeshNode(Box::new(node))));
+    }
+
+    fn judge_slice(&mut self, name: &NodeName) {
+        let Some(slice) = self.raw_slices.get(name) else { return };
+        if self.trust.trust_domain().is_none() {
+            return;
+        }
+        if !self.trust.is_genuine(slice) {
+            tracing::warn!(node = %name, "An endpoint slice is not signed by the issuer: the last good one stays");
+            return;
+        }
+        let slice = slice.to_view();
+        self.view_handle(ViewEvent::Apply(Object::MeshEndpointSlice(slice)));
+    }
+
+    /// News of the data path: new sessions are told with both identities, a lost device is put back.
+    pub(super) async fn take_data(&mut self, event: datapath::Event) {
+        match event {
+            datapath::Event::TunGone => {
+                let outcome = match self.data.open_tun().await {
+                    Ok(()) => self.kernel.prepare(self.underlay.mesh_mtu).await,
+                    Err(error) => Err(error),
+                };
+                match outcome {
+                    // the routes went with the device
+                    Ok(()) => self.desired = None,
+                    Err(error) => self.note_trouble("mesh device", &error),
+                }
+            }
+            datapath::Event::Engine(wg::Event::HandshakeCompleted { local, peer, endpoint, initiator, .. }) => {
+                // the handshake proves both keys, and both keys are bound by the issuer: that is what this line says
+                tracing::info!(
+                    local = %local, remote = %peer.identity, node = %peer.node, %endpoint, initiator,
+                    "Session: requiring authentication, validated binding, successfully authenticated"
+                );
+            }
+            datapath::Event::Engine(event) => tracing::debug!(?event, "Data path"),
+        }
+    }
+
+    /// What nobody announces: key turns come with the reconcile that follows.
+    pub(super) async fn go_round(&mut self) {
+        self.bury_dead();
+        self.give_up_waiting();
+        if let Err(error) = self.attachments.retry_removals() {
+            self.note_trouble("state folder", &error.into());
+        } else if let Err(error) = self.trust.write_floor(wall()) {
+            self.note_trouble("state folder", &error);
+        } else {
+            self.trouble.remove("state folder");
+        }
+        self.remember_pairs().await;
+        match self.kernel.drift().await {
+            Ok(drift) if drift.is_empty() => {}
+            Ok(drift) => {
+                tracing::warn!(?drift, "Somebody changed kernel state of ours: it is put back");
+                if let Err(error) = self.kernel.prepare(self.underlay.mesh_mtu).await {
+                    self.note_trouble("kernel", &error);
+                }
+                self.desired = None;
+            }
+            Err(error) => self.note_trouble("kernel", &error),
+        }
+    }
+
+    /// Writes down who talks to whom, for the greeting after a restart.
+    async fn remember_pairs(&mut self) {
+        let Ok(snapshot) = self.data.snapshot().await else { return };
+        let live = snapshot.sessions.into_iter().filter(|session| session.established);
+        let mut pairs: Vec<_> = live
+            .map(|s| RecentPair { local: s.local, node: s.peer.node, remote: s.peer.identity, endpoint: s.endpoint })
+            .collect();
+        pairs.sort_by(|a, b| (&a.local, &a.node, &a.remote).cmp(&(&b.local, &b.node, &b.remote)));
+        pairs.dedup_by(|a, b| (&a.local, &a.node, &a.remote) == (&b.local, &b.node, &b.remote));
+        if self.greeted
+            && let Err(error) = self.recent.write(pairs)
+        {
+            self.note_trouble("recent pairs", &error.into());
+        }
+    }
+}
