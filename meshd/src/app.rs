@@ -79,7 +79,11 @@ fn start_log(config: &SharedConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log)
         .with_context(|| format!("--log `{}` is no filter: a level, or target=level,…", config.log))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if config.log_json { log.json().init() } else { log.with_ansi(false).init() }
+    if config.log_json {
+        log.json().init()
+    } else {
+        log.with_ansi(false).init()
+    }
     Ok(())
 }
 

@@ -49,7 +49,8 @@ impl LineSocket {
             }
             _ => {}
         }
-        let listener = UnixListener::bind(path).with_context(|| format!("cannot bind the socket {}", path.display()))?;
+        let listener =
+            UnixListener::bind(path).with_context(|| format!("cannot bind the socket {}", path.display()))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
             .with_context(|| format!("cannot make {} private", path.display()))?;
         let task = tokio::spawn(accept(listener, line_max, asked));
@@ -91,7 +92,9 @@ async fn converse(stream: UnixStream, line_max: u64, asked: mpsc::Sender<Asked>)
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     let mut bounded = BufReader::new(reader.take(line_max));
-    tokio::time::timeout(PATIENCE, bounded.read_until(b'\n', &mut line)).await.context("nothing was asked in time")??;
+    tokio::time::timeout(PATIENCE, bounded.read_until(b'\n', &mut line))
+        .await
+        .context("nothing was asked in time")??;
     if line.pop() != Some(b'\n') {
         anyhow::bail!("a question without its line end, or over {line_max} bytes");
     }

@@ -88,7 +88,8 @@ fn each_heavy_dependency_has_one_home() {
     for (name, text) in rust_files() {
         for (word, home) in ONE_HOME {
             let imports = text.lines().map(str::trim_start).any(|line| {
-                !line.starts_with("//") && (line.contains(&format!("{word}::")) || line.contains(&format!("use {word}")))
+                !line.starts_with("//")
+                    && (line.contains(&format!("{word}::")) || line.contains(&format!("use {word}")))
             });
             let allowed = name.starts_with(home) || name.starts_with("tests/tidy");
             if imports && !allowed && !(word == "serde_saphyr" && name.starts_with("meshctl/")) {
@@ -116,7 +117,8 @@ fn only_the_configuration_and_the_entry_points_read_the_environment() {
 #[test]
 fn no_test_is_switched_off_and_no_work_left_open() {
     // put together here, so that this file does not find itself
-    let words = ["#[ignore", "#[should_panic", concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME")];
+    let words =
+        ["#[ignore", "#[should_panic", concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME")];
     let mut offenders = Vec::new();
     for (name, text) in rust_files() {
         if name.starts_with("tests/tidy") {
@@ -172,7 +174,10 @@ fn labels_in(file: &str) -> Vec<String> {
 #[test]
 fn the_readme_shows_the_two_commands_and_ci_runs_the_second() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md is there");
-    assert!(readme.contains("scripts/demo") && readme.contains("scripts/test"), "README.md lacks one of the two commands");
+    assert!(
+        readme.contains("scripts/demo") && readme.contains("scripts/test"),
+        "README.md lacks one of the two commands"
+    );
     let ci = fs::read_to_string(root().join(".ci/run")).expect(".ci/run is there");
     assert!(ci.contains("scripts/test"), ".ci/run does not call scripts/test");
 }

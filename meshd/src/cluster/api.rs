@@ -260,7 +260,6 @@ impl MeshNodeSpec {
     pub(crate) fn credential_key(&self) -> Option<[u8; 32]> {
         key(&self.credential)
     }
-
 }
 
 impl MeshNode {

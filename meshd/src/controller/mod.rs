@@ -106,7 +106,9 @@ impl Controller {
         let mut due: Option<Instant> = None;
         loop {
             let wake = due.map(tokio::time::Instant::from_std);
-            let sleep = async { if let Some(at) = wake { tokio::time::sleep_until(at).await } else { std::future::pending().await } };
+            let sleep = async {
+                if let Some(at) = wake { tokio::time::sleep_until(at).await } else { std::future::pending().await }
+            };
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 event = source.events.recv() => self.take_event(event.context("the manifest folder is not watched any more")?),
@@ -195,8 +197,10 @@ impl Controller {
     fn admit(&mut self, name: &NodeName, spec: &api::MeshNodeSpec) -> anyhow::Result<()> {
         let credential = spec.credential_key().context("the credential is not 32 bytes of base64")?;
         let signature = BASE64.decode(&spec.signature).context("the signature is no base64")?;
-        let proof = spec.join.as_ref().map(|join| BASE64.decode(&join.proof)).transpose().context("the proof is no base64")?;
-        let join = spec.join.as_ref().zip(proof.as_ref()).map(|(join, proof)| (join.token_id.as_str(), proof.as_slice()));
+        let proof =
+            spec.join.as_ref().map(|join| BASE64.decode(&join.proof)).transpose().context("the proof is no base64")?;
+        let join =
+            spec.join.as_ref().zip(proof.as_ref()).map(|(join, proof)| (join.token_id.as_str(), proof.as_slice()));
         let (signed, uid, sequence) = (spec.signed_bytes(), spec.node_uid.as_str(), spec.sequence);
         let claim = Claim { node: name, uid, credential, sequence, signed: &signed, signature: &signature, join };
         let known = self.registry.nodes().any(|node| node == name);
@@ -230,7 +234,8 @@ impl Controller {
                 tracing::error!(node = %slice.node, error = format!("{error:#}"), "An endpoint slice cannot be published");
             }
         }
-        let gone: Vec<_> = self.published.iter().filter(|name| !assignments.slices.contains_key(*name)).cloned().collect();
+        let gone: Vec<_> =
+            self.published.iter().filter(|name| !assignments.slices.contains_key(*name)).cloned().collect();
         for name in gone {
             match self.publisher.delete_slice(&name.0) {
                 Ok(()) => drop(self.published.remove(&name)),

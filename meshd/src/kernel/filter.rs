@@ -202,6 +202,13 @@ fn chains(tun: &str) -> String {
             ),
         );
     }
+    text.push_str(&hooks(tun));
+    text
+}
+
+/// The base chains.
+fn hooks(tun: &str) -> String {
+    let mut text = String::new();
     let judged = |mark: &str, chain: &str, guard: &str| {
         ["4", "6"].map(|v| {
             let ip = if v == "4" { "ip" } else { "ip6" };
@@ -218,6 +225,15 @@ fn chains(tun: &str) -> String {
             "chain forward {{\ntype filter hook forward priority -5; policy accept;\n\
              iifname \"{tun}\" oifname \"{tun}\" counter name loop drop\n\
              iifname \"{tun}\" accept\noifname \"{tun}\" accept\n{member4}{member6}{judge4}{judge6}}}"
+        ),
+    );
+    // what the engine let in counts as a member's, so that the reverse path check finds the way back in our tables
+    line(
+        &mut text,
+        format_args!(
+            "chain prerouting {{\ntype filter hook prerouting priority -150; policy accept;\n\
+             iifname \"{tun}\" meta mark set meta mark and {:#010x} or {MARK_MEMBER:#010x}\n}}",
+            !MARK_MASK
         ),
     );
     line(

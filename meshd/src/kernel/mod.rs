@@ -97,8 +97,10 @@ impl Kernel {
             self.routes = None;
         }
         self.tun_index = index;
-        // loose reverse path: with policy routes, main does not lead back to where a packet came from
-        set_sysctl(&format!("ipv4/conf/{}/rp_filter", self.tun), "2")?;
+        // The engine has checked the source. Where the node insists on a reverse path check all the same
+        // (conf/all/rp_filter), the mark of the prerouting chain leads it to our tables; main knows another way back.
+        set_sysctl(&format!("ipv4/conf/{}/rp_filter", self.tun), "0")?;
+        set_sysctl(&format!("ipv4/conf/{}/src_valid_mark", self.tun), "1")?;
         if self.has_v6() {
             // no link-local address: the device has no link
             set_sysctl(&format!("ipv6/conf/{}/addr_gen_mode", self.tun), "1")?;
@@ -206,7 +208,7 @@ impl Kernel {
         }
         let chains = nft::run(&["list", "chains"], "").await?;
         let pinned = filter.pins.keys().all(|link| chains.contains(&format!("chain pin_{link} ")));
-        let hooked = ["chain forward", "chain output"].iter().all(|chain| chains.contains(chain));
+        let hooked = ["chain forward", "chain output", "chain prerouting"].iter().all(|chain| chains.contains(chain));
         if !pinned || !hooked || !chains.contains("table inet weft") {
             drift.push("packet filter");
             self.filter = None;

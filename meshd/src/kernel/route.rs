@@ -167,10 +167,8 @@ fn read(message: &RouteMessage, tun: u32) -> Option<(RouteKey, Option<RouteTarge
         }
     }
     let table = [RouteTable::Pods, RouteTable::Nodes].into_iter().find(|t| table_id(*t) == table)?;
-    let unspecified = match message.header.address_family {
-        AddressFamily::Inet => IpAddr::from([0; 4]),
-        _ => IpAddr::from([0; 16]),
-    };
+    let is_v4 = message.header.address_family == AddressFamily::Inet;
+    let unspecified = if is_v4 { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let prefix = IpNet::new(destination.unwrap_or(unspecified), message.header.destination_prefix_length).ok()?;
     let target = if message.header.kind == RouteType::Throw {
         Some(RouteTarget::Main)

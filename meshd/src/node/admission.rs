@@ -166,7 +166,8 @@ impl Node {
                 None if in_place => answer(add.reply, &Answer::Done { result: None }),
                 trouble => {
                     let why = trouble.cloned().unwrap_or_else(|| "the pod's host-side link is gone".to_owned());
-                    let error = CniError::new(Code::TRY_AGAIN_LATER, format!("{attachment} cannot be protected: {why}"), "");
+                    let error =
+                        CniError::new(Code::TRY_AGAIN_LATER, format!("{attachment} cannot be protected: {why}"), "");
                     // rollback: nothing half-done stays; what cannot be removed is tried again
                     let _tried_again = self.detach(&attachment);
                     self.desired = None;
@@ -186,7 +187,10 @@ impl Node {
             let pod = add.question.args.pod().map(|p| format!("{}/{}", p.namespace, p.name)).unwrap_or_default();
             let blocked = self.blocked_on();
             let (what, hint) = if blocked.is_empty() {
-                (format!("no manifest of pod {pod} is known on this node"), "is the pod still there, with this UID?".to_owned())
+                (
+                    format!("no manifest of pod {pod} is known on this node"),
+                    "is the pod still there, with this UID?".to_owned(),
+                )
             } else {
                 ("the node daemon is not ready".to_owned(), format!("it waits for: {}", blocked.join(", ")))
             };
@@ -233,7 +237,13 @@ impl Node {
             let hint = "DEL and ADD it again";
             return Err(CniError::new(Code::UNKNOWN_CONTAINER, format!("{attachment} is not attached"), hint));
         };
-        let drifted = |what: String| CniError::new(Code::DRIFTED, format!("{attachment}: {what}"), "meshd repairs what is its own; DEL and ADD the rest");
+        let drifted = |what: String| {
+            CniError::new(
+                Code::DRIFTED,
+                format!("{attachment}: {what}"),
+                "meshd repairs what is its own; DEL and ADD the rest",
+            )
+        };
         let link = self.kernel.host_link(Path::new(netns), attachment.ifname()).await;
         let link = link.map_err(|error| drifted(format!("{error:#}")))?;
         if link.name != held.link || link.mac != held.mac {

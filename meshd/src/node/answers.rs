@@ -114,7 +114,8 @@ impl Node {
     }
 
     fn identity_report(&self) -> Value {
-        let issued = self.raw_nodes.get(&self.config.node).map(|node| node.status.bindings.as_slice()).unwrap_or_default();
+        let issued =
+            self.raw_nodes.get(&self.config.node).map(|node| node.status.bindings.as_slice()).unwrap_or_default();
         let pods = self.attachment_rows();
         let mut rows: BTreeMap<String, Value> = BTreeMap::new();
         for key in self.keys.requested() {

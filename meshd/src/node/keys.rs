@@ -69,8 +69,9 @@ impl Keys {
 
     /// What the engine opens and seals with.
     pub(super) fn engine_locals(&self, desired: &Desired) -> BTreeMap<SpiffeId, LocalConfig> {
-        let key = |identity: &SpiffeId, epoch: Epoch| {
-            LocalKey { epoch: epoch.0, secret: wireguard_key(&self.secret, identity, &self.node_uid, epoch) }
+        let key = |identity: &SpiffeId, epoch: Epoch| LocalKey {
+            epoch: epoch.0,
+            secret: wireguard_key(&self.secret, identity, &self.node_uid, epoch),
         };
         let config = |identity: &SpiffeId| -> Vec<LocalKey> {
             let epochs = self.public.keys().filter(|(id, _)| id == identity);

@@ -247,8 +247,9 @@ impl Node {
             let peer = PeerName { node: pair.node.clone(), identity: pair.remote.clone() };
             (pair.local.clone(), peer)
         });
-        let pairs: Vec<_> =
-            known.filter(|(local, peer)| desired.locals.contains_key(local) && desired.peers.contains_key(peer)).collect();
+        let pairs: Vec<_> = known
+            .filter(|(local, peer)| desired.locals.contains_key(local) && desired.peers.contains_key(peer))
+            .collect();
         for (local, peer) in pairs {
             self.tell_data(Command::Greet { local, peer });
         }
@@ -272,8 +273,9 @@ impl Node {
 /// Reads the join token, and pins the root that it names; a node that has joined needs none.
 fn join_token(config: &NodeConfig, files: &NodeFiles) -> anyhow::Result<Option<JoinToken>> {
     let read = |path: &std::path::Path| -> anyhow::Result<JoinToken> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the join token {}: make one with `meshctl node token`", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the join token {}: make one with `meshctl node token`", path.display())
+        })?;
         Ok(text.trim().parse::<JoinToken>()?)
     };
     let joined = files.pinned_root()?.is_some();

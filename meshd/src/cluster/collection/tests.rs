@@ -14,10 +14,8 @@ fn policy(mode: &str) -> String {
 }
 
 fn mode(collection: &Collection) -> Option<policy::Mode> {
-    collection.objects().find_map(|m| match m {
-        Manifest::Plain(plan::Object::PeerAuthentication(p)) => p.mode,
-        _ => None,
-    })
+    let mode = |m: &Manifest| if let Manifest::Plain(plan::Object::PeerAuthentication(p)) = m { p.mode } else { None };
+    collection.objects().find_map(mode)
 }
 
 #[test]
