@@ -1,21 +1,27 @@
 //! The controller's brain: which address belongs to which identity on which node, and which keys deserve a binding.
 //!
 //! A node is believed only about what the cluster says is its own: pods scheduled there, addresses in its ranges that
-//! nobody else holds. A change of who has a key is published in two phases (decision 0008).
+//! nobody else holds. A workload goes into the mesh and out of it phase by phase (decision 0008).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use identity::{Epoch, NodeName, SpiffeId, TrustDomain};
-use thiserror::Error;
+use identity::{NodeName, SpiffeId, TrustDomain, UnixTime};
 
-use crate::desired::membership;
-use crate::view::{ClusterView, Endpoint, EndpointSlice, MeshNode, Pod, ReportedAttachment, RequestedKey};
+use self::belief::{Attached, Belief, Claim, Holder};
+use self::grant::{KeyHolders, grant};
+use self::passage::{Passage, Situation, Waited, endpoint_in, next_phase};
+use crate::view::{ClusterView, Endpoint, EndpointSlice, MeshNode, Phase, RequestedKey};
 
-/// How long receivers wait for every node to say that it has switched before they reject the other way: a node that
-/// is down must not hold a mode change up. Ten times what a live node needs (measured: tens of milliseconds).
-pub const PATIENCE: Duration = Duration::from_secs(1);
+mod belief;
+mod grant;
+mod passage;
+mod refusal;
+
+pub use grant::KEYS_PER_IDENTITY_MAX;
+pub use passage::PATIENCE;
+pub use refusal::{AddressFault, Refusal, RefusalReason};
 
 /// Everything the controller should publish now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,71 +34,15 @@ pub struct Assignments {
     pub refusals: Vec<Refusal>,
 }
 
-/// Something a node said that is not believed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Refusal {
-    /// The node that said it.
-    pub node: NodeName,
-    /// About which identity and epoch, where it is about a key.
-    pub key: Option<(SpiffeId, Epoch)>,
-    /// Why.
-    pub reason: RefusalReason,
-}
-
-/// Why a node's claim is not believed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
-pub enum RefusalReason {
-    /// The identity has no live, enrolled workload attached there.
-    #[error("no live enrolled workload of {identity} is attached on this node")]
-    NoWorkload {
-        /// The identity asked for.
-        identity: SpiffeId,
-    },
-    /// Somebody withdrew the identity.
-    #[error("{identity} is revoked: give it back with `meshctl identity restore`")]
-    Revoked {
-        /// The identity asked for.
-        identity: SpiffeId,
-    },
-    /// The pod is unknown, finished, of another UID, or scheduled elsewhere.
-    #[error("pod {pod} with that UID is not scheduled on this node")]
-    NotScheduled {
-        /// `namespace/name`.
-        pod: String,
-    },
-    /// The address cannot be this pod's.
-    #[error("{ip} cannot be {pod}'s: {why}")]
-    Address {
-        /// The address claimed.
-        ip: IpAddr,
-        /// `namespace/name`, or the node's name.
-        pod: String,
-        /// What stands against it.
-        why: AddressFault,
-    },
-}
-
-/// What stands against an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
-pub enum AddressFault {
-    /// Unspecified, loopback, multicast or link-local.
-    #[error("it is no unicast address of a workload")]
-    Kind,
-    /// Outside the node's pod ranges.
-    #[error("it is outside the node's pod CIDRs")]
-    Range,
-    /// The pod's status names others.
-    #[error("the pod's status names other addresses")]
-    Status,
-    /// A node's own address.
-    #[error("it is a node's own address")]
-    NodeAddress,
-    /// Another live workload holds it.
-    #[error("another live workload holds it")]
-    Held,
-    /// Not among the node's addresses in its Node object.
-    #[error("the Node object does not list it")]
-    Unlisted,
+impl Assignments {
+    /// The slices, oldest revision first: the order to write them in, so that who has seen a revision has seen all
+    /// before it.
+    #[must_use]
+    pub fn slices_in_order(&self) -> Vec<&EndpointSlice> {
+        let mut slices: Vec<_> = self.slices.values().collect();
+        slices.sort_by_key(|slice| slice.revision);
+        slices
+    }
 }
 
 /// Follows the view and says what to publish; remembers what it published, so that holders keep what they hold.
@@ -102,249 +52,161 @@ pub struct Assigner {
     root_namespace: String,
     revision: u64,
     published: BTreeMap<NodeName, EndpointSlice>,
-    unsettled: BTreeMap<(NodeName, IpAddr), Unsettled>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Unsettled {
-    revision: u64,
-    since: Instant,
-}
-
-struct Claimed {
-    ip: IpAddr,
-    endpoint: Endpoint,
+    passage: Passage,
+    attached: Attached,
+    keys: KeyHolders,
 }
 
 impl Assigner {
-    /// Begins with the slices that were published before a restart, so that revisions go on rising.
+    /// Begins with the slices that were published before a restart. Revisions go on from them, and from the wall clock
+    /// (a thousand a second) where they were lost: nodes remember the revisions they saw and believe no lower ones.
     #[must_use]
     pub fn new(
         trust_domain: TrustDomain,
         root_namespace: String,
         published: BTreeMap<NodeName, EndpointSlice>,
+        wall: UnixTime,
     ) -> Self {
-        let revision = published.values().map(|slice| slice.revision).max().unwrap_or(0);
-        Self { trust_domain, root_namespace, revision, published, unsettled: BTreeMap::new() }
+        let newest = published.values().map(|slice| slice.revision).max().unwrap_or(0);
+        let revision = newest.max(wall.0.saturating_mul(1_000));
+        let mut attached = Attached::new();
+        for (ip, endpoint) in published.values().flat_map(|slice| &slice.endpoints) {
+            if endpoint.phase() > Phase::Outside {
+                attached.entry(endpoint.uid.clone()).or_default().insert(*ip);
+            }
+        }
+        let (passage, keys) = (Passage::default(), KeyHolders::new());
+        Self { trust_domain, root_namespace, revision, published, passage, attached, keys }
     }
 
-    /// What to publish for this view. Unchanged slices come back unchanged, with the revision they had.
-    pub fn handle_view(&mut self, view: &ClusterView, revoked: &BTreeSet<SpiffeId>, now: Instant) -> Assignments {
-        let mut out = Assignments::default();
-        let mut claims: BTreeMap<NodeName, Vec<Claimed>> = BTreeMap::new();
-        for node in view.mesh_nodes.values() {
-            claims.insert(node.name.clone(), self.believe(view, node, &mut out.refusals));
+    /// What to publish for this view; to be called whenever the view changed and at [`Self::poll_timeout`]. Unchanged
+    /// slices come back unchanged, with the revision they had. `None` while the view is not complete: nothing is
+    /// concluded from what is absent then, and what was published stands.
+    ///
+    /// The view's MeshNodes are those that have joined; the shell leaves out the others.
+    pub fn handle_view(
+        &mut self,
+        view: &ClusterView,
+        revoked: &BTreeSet<SpiffeId>,
+        now: Instant,
+    ) -> Option<Assignments> {
+        if !view.is_synced() {
+            return None;
         }
-        let held = self.settle_holders(claims, view, &mut out.refusals);
-        for (name, endpoints) in held {
-            let Some(node) = view.mesh_nodes.get(&name) else { continue };
-            out.grants.insert(name.clone(), self.grants(node, &endpoints, revoked, &mut out.refusals));
-            out.slices.insert(name.clone(), self.publish(node, endpoints, now));
+        self.passage.follow(&view.mesh_nodes, now);
+        let names = (&self.trust_domain, self.root_namespace.as_str());
+        let mut belief = Belief::new(view, names, &self.published, &self.attached);
+        let held = belief.settle();
+        let mut out = Assignments { refusals: belief.refusals, ..Assignments::default() };
+        self.remember_attached(view, &held);
+        let others_behind = self.is_anybody_behind(&held, &view.mesh_nodes);
+        for (name, claims) in &held {
+            let Some(node) = view.mesh_nodes.get(name) else { continue };
+            let slice = self.publish((node, claims), &view.mesh_nodes, others_behind, now);
+            out.slices.insert(name.clone(), slice);
         }
-        self.published.retain(|name, _| out.slices.contains_key(name));
-        self.unsettled.retain(|(name, _), _| out.slices.contains_key(name));
-        self.enforce(view, &mut out.slices, now);
-        out
+        self.published.clone_from(&out.slices);
+        let published = &self.published;
+        self.passage.retain(|node, ip| published.get(node).is_some_and(|slice| slice.endpoints.contains_key(&ip)));
+        let (grants, refused) = grant(view, &self.alive(&held), revoked, &mut self.keys);
+        out.grants = grants;
+        out.refusals.extend(refused);
+        Some(out)
     }
 
     /// When to call [`Self::handle_view`] again although nothing came in.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.unsettled.values().map(|unsettled| unsettled.since + PATIENCE).min()
+        self.passage.poll_timeout()
     }
 
-    /// What of one node's report fits the cluster.
-    fn believe(&self, view: &ClusterView, node: &MeshNode, refusals: &mut Vec<Refusal>) -> Vec<Claimed> {
-        let mut claims = Vec::new();
-        let mut refuse = |reason| refusals.push(Refusal { node: node.name.clone(), key: None, reason });
-        for attachment in &node.attachments {
-            let label = format!("{}/{}", attachment.namespace, attachment.pod);
-            let Some(pod) = scheduled_pod(view, node, attachment) else {
-                refuse(RefusalReason::NotScheduled { pod: label });
-                continue;
-            };
-            for ip in &attachment.ips {
-                match address_fault(view, node, pod, *ip) {
-                    Some(why) => refuse(RefusalReason::Address { ip: *ip, pod: label.clone(), why }),
-                    None => claims.push(Claimed { ip: *ip, endpoint: self.endpoint(view, pod) }),
-                }
+    /// What this holder was published as at this address; nothing of a former holder, or of the node before it was rebuilt.
+    fn before(&self, node: &MeshNode, ip: IpAddr, claim: &Claim) -> Option<&Endpoint> {
+        let slice = self.published.get(&node.name).filter(|slice| slice.node_uid == node.uid)?;
+        slice.endpoints.get(&ip).filter(|endpoint| match &claim.holder {
+            Holder::Node { .. } => endpoint.uid == node.uid && endpoint.namespace.is_empty(),
+            Holder::Pod { uid, namespace, .. } => endpoint.uid == *uid && endpoint.namespace == *namespace,
+        })
+    }
+
+    fn remember_attached(&mut self, view: &ClusterView, held: &BTreeMap<NodeName, BTreeMap<IpAddr, Claim>>) {
+        let known: BTreeSet<&String> = view.pods.values().map(|pod| &pod.uid).collect();
+        self.attached.retain(|uid, _| known.contains(uid));
+        for (ip, claim) in held.values().flatten().filter(|(_, claim)| claim.attached) {
+            if let Holder::Pod { uid, .. } = &claim.holder {
+                self.attached.entry(uid.clone()).or_default().insert(*ip);
             }
         }
-        let Ok(identity) = SpiffeId::for_node(&self.trust_domain, &node.name) else { return claims };
-        for ip in &node.addresses {
-            match node_address_fault(view, node, *ip) {
-                Some(why) => refuse(RefusalReason::Address { ip: *ip, pod: node.name.to_string(), why }),
-                None => claims.push(Claimed { ip: *ip, endpoint: node_endpoint(node, identity.clone()) }),
-            }
-        }
-        claims
     }
 
-    fn endpoint(&self, view: &ClusterView, pod: &Pod) -> Endpoint {
-        let (identity, mode) = membership(view, &self.trust_domain, &self.root_namespace, pod).unzip();
-        let (namespace, name, uid) = (pod.namespace.clone(), pod.name.clone(), pod.uid.clone());
-        Endpoint { identity, mode, enforced: false, namespace, name, uid }
-    }
-
-    /// Gives each address to one: who was published as its holder keeps it, else the node whose name sorts first.
-    fn settle_holders(
+    /// Whether a workload that is on its way in may not send by the tunnel yet: some node has not heard of it.
+    fn is_anybody_behind(
         &self,
-        claims: BTreeMap<NodeName, Vec<Claimed>>,
-        view: &ClusterView,
-        refusals: &mut Vec<Refusal>,
-    ) -> BTreeMap<NodeName, BTreeMap<IpAddr, Endpoint>> {
-        let mut contenders: BTreeMap<IpAddr, Vec<(NodeName, Endpoint)>> = BTreeMap::new();
-        let mut held: BTreeMap<NodeName, BTreeMap<IpAddr, Endpoint>> = BTreeMap::new();
-        for (node, claimed) in claims {
-            held.entry(node.clone()).or_default();
-            for Claimed { ip, endpoint } in claimed {
-                contenders.entry(ip).or_default().push((node.clone(), endpoint));
-            }
-        }
-        for (ip, mut claimants) in contenders {
-            let holds = |(node, endpoint): &(NodeName, Endpoint)| {
-                self.published
-                    .get(node)
-                    .and_then(|slice| slice.endpoints.get(&ip))
-                    .is_some_and(|e| e.uid == endpoint.uid)
-            };
-            let keeper = claimants.iter().position(holds).unwrap_or(0);
-            let (node, endpoint) = claimants.swap_remove(keeper);
-            for (other, loser) in claimants.into_iter().filter(|_| view.is_synced()) {
-                let pod = format!("{}/{}", loser.namespace, loser.name);
-                let reason = RefusalReason::Address { ip, pod, why: AddressFault::Held };
-                refusals.push(Refusal { node: other, key: None, reason });
-            }
-            held.entry(node).or_default().insert(ip, endpoint);
-        }
-        held
-    }
-
-    fn grants(
-        &self,
-        node: &MeshNode,
-        endpoints: &BTreeMap<IpAddr, Endpoint>,
-        revoked: &BTreeSet<SpiffeId>,
-        refusals: &mut Vec<Refusal>,
-    ) -> Vec<RequestedKey> {
-        let mut alive: BTreeSet<SpiffeId> = endpoints.values().filter_map(|e| e.identity.clone()).collect();
-        alive.extend(SpiffeId::for_node(&self.trust_domain, &node.name));
-        let mut granted = Vec::new();
-        for key in &node.keys {
-            let identity = key.identity.clone();
-            let reason = match (alive.contains(&identity), revoked.contains(&identity)) {
-                (true, false) => {
-                    granted.push(key.clone());
-                    continue;
-                }
-                (_, true) => RefusalReason::Revoked { identity },
-                (false, false) => RefusalReason::NoWorkload { identity },
-            };
-            refusals.push(Refusal { node: node.name.clone(), key: Some((key.identity.clone(), key.epoch)), reason });
-        }
-        granted
+        held: &BTreeMap<NodeName, BTreeMap<IpAddr, Claim>>,
+        nodes: &BTreeMap<NodeName, MeshNode>,
+    ) -> bool {
+        held.iter().filter_map(|(name, claims)| Some((nodes.get(name)?, claims))).any(|(node, claims)| {
+            let mut joining = claims.iter().filter(|(_, claim)| claim.attached && claim.holder.wanted().is_some());
+            joining.any(|(ip, claim)| match self.before(node, *ip, claim).map(Endpoint::phase) {
+                Some(Phase::Outside | Phase::Ready) => true,
+                Some(Phase::Switched) => !self.passage.look(&(node.name.clone(), *ip), nodes).is_settled(),
+                Some(Phase::Enforced) | None => false,
+            })
+        })
     }
 
     /// The slice of one node: the published one while nothing changed, else a new one at a new revision.
-    fn publish(&mut self, node: &MeshNode, mut endpoints: BTreeMap<IpAddr, Endpoint>, now: Instant) -> EndpointSlice {
-        let before = self.published.get(&node.name).filter(|slice| slice.node_uid == node.uid);
-        let mut switching = Vec::new();
-        for (ip, endpoint) in &mut endpoints {
-            let held = before.and_then(|slice| slice.endpoints.get(ip));
-            match held.filter(|held| held.uid == endpoint.uid && held.identity == endpoint.identity) {
-                Some(held) => endpoint.enforced = held.enforced,
-                None => switching.push(*ip),
+    fn publish(
+        &mut self,
+        (node, claims): (&MeshNode, &BTreeMap<IpAddr, Claim>),
+        nodes: &BTreeMap<NodeName, MeshNode>,
+        others_behind: bool,
+        now: Instant,
+    ) -> EndpointSlice {
+        let mut endpoints = BTreeMap::new();
+        let mut moved = Vec::new();
+        for (ip, claim) in claims {
+            let before = self.before(node, *ip, claim).cloned();
+            let from = before.as_ref().map(Endpoint::phase);
+            let waited = match from {
+                Some(Phase::Ready | Phase::Switched) => {
+                    let revision = self.published.get(&node.name).map_or(0, |slice| slice.revision);
+                    self.passage.waited(&(node.name.clone(), *ip), (revision, nodes), now)
+                }
+                Some(Phase::Outside | Phase::Enforced) | None => Waited::default(),
+            };
+            let wanted = claim.holder.wanted();
+            let is_node = matches!(claim.holder, Holder::Node { .. });
+            let ready = is_node || wanted.is_some_and(|wanted| node.keys.iter().any(|key| key.identity == *wanted));
+            let situation = Situation { waited, ready, others_behind };
+            let Some(phase) = next_phase(from, wanted.is_some(), claim.attached, situation) else { continue };
+            if from != Some(phase) {
+                moved.push((*ip, phase));
             }
+            endpoints.insert(*ip, endpoint_in(phase, claim, before.as_ref(), (&node.name, &node.uid)));
         }
-        if let Some(slice) = before.filter(|slice| slice.endpoints == endpoints) {
+        let held = self.published.get(&node.name).filter(|slice| slice.node_uid == node.uid);
+        if let Some(slice) = held.filter(|slice| slice.endpoints == endpoints) {
             return slice.clone();
         }
-        self.revision += 1;
-        for ip in switching {
-            let unsettled = Unsettled { revision: self.revision, since: now };
-            self.unsettled.insert((node.name.clone(), ip), unsettled);
+        self.revision = self.revision.saturating_add(1);
+        for (ip, phase) in moved {
+            self.passage.arrive((node.name.clone(), ip), phase, self.revision, now);
         }
-        let (node_uid, revision) = (node.uid.clone(), self.revision);
-        let slice = EndpointSlice { node: node.name.clone(), node_uid, revision, endpoints };
-        self.unsettled.retain(|(name, ip), _| *name != slice.node || slice.endpoints.contains_key(ip));
-        self.published.insert(node.name.clone(), slice.clone());
-        slice
+        EndpointSlice { node: node.name.clone(), node_uid: node.uid.clone(), revision: self.revision, endpoints }
     }
 
-    /// Second phase: what every node has seen, or has had time to see, is now enforced.
-    fn enforce(&mut self, view: &ClusterView, slices: &mut BTreeMap<NodeName, EndpointSlice>, now: Instant) {
-        // an endpoint that a former life of the controller left half-way settles like any other
-        for (name, slice) in slices.iter() {
-            for ip in slice.endpoints.iter().filter(|(_, endpoint)| !endpoint.enforced).map(|(ip, _)| *ip) {
-                let unsettled = Unsettled { revision: slice.revision, since: now };
-                self.unsettled.entry((name.clone(), ip)).or_insert(unsettled);
-            }
-        }
-        let seen = view.mesh_nodes.values().map(|node| node.observed_revision).min().unwrap_or(0);
-        let is_over = |unsettled: &Unsettled| seen >= unsettled.revision || now >= unsettled.since + PATIENCE;
-        let over: Vec<_> = self.unsettled.iter().filter(|(_, u)| is_over(u)).map(|(key, _)| key.clone()).collect();
-        let nodes: BTreeSet<_> = over.iter().map(|(node, _)| node.clone()).collect();
-        for node in nodes {
-            let Some(slice) = slices.get_mut(&node) else { continue };
-            self.revision += 1;
-            slice.revision = self.revision;
-            for (_, ip) in over.iter().filter(|(name, _)| *name == node) {
-                if let Some(endpoint) = slice.endpoints.get_mut(ip) {
-                    endpoint.enforced = true;
-                }
-            }
-            self.published.insert(node, slice.clone());
-        }
-        for key in over {
-            self.unsettled.remove(&key);
-        }
-    }
-}
-
-fn node_endpoint(node: &MeshNode, identity: SpiffeId) -> Endpoint {
-    let (namespace, name, uid) = (String::new(), node.name.to_string(), node.uid.clone());
-    Endpoint { identity: Some(identity), mode: None, enforced: false, namespace, name, uid }
-}
-
-fn scheduled_pod<'a>(view: &'a ClusterView, node: &MeshNode, attachment: &ReportedAttachment) -> Option<&'a Pod> {
-    let pod = view.pods.get(&(attachment.namespace.clone(), attachment.pod.clone()))?;
-    let here = pod.node.as_ref() == Some(&node.name) && pod.uid == attachment.uid;
-    (here && !pod.finished && !pod.host_network).then_some(pod)
-}
-
-fn is_unicast(ip: IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || link_local)
-}
-
-fn address_fault(view: &ClusterView, node: &MeshNode, pod: &Pod, ip: IpAddr) -> Option<AddressFault> {
-    if !is_unicast(ip) {
-        return Some(AddressFault::Kind);
-    }
-    if !pod.ips.is_empty() && !pod.ips.contains(&ip) {
-        return Some(AddressFault::Status);
-    }
-    let ranges = view.nodes.get(&node.name).map(|n| n.pod_cidrs.as_slice()).unwrap_or_default();
-    if !ranges.is_empty() && !ranges.iter().any(|range| range.contains(&ip)) {
-        return Some(AddressFault::Range);
-    }
-    if view.nodes.values().any(|other| other.addresses.contains(&ip)) {
-        return Some(AddressFault::NodeAddress);
-    }
-    let other = |p: &&Pod| p.uid != pod.uid && !p.finished && !p.host_network && p.ips.contains(&ip);
-    view.pods.values().find(other).map(|_| AddressFault::Held)
-}
-
-fn node_address_fault(view: &ClusterView, node: &MeshNode, ip: IpAddr) -> Option<AddressFault> {
-    if !is_unicast(ip) {
-        return Some(AddressFault::Kind);
-    }
-    match view.nodes.get(&node.name).filter(|known| !known.addresses.is_empty()) {
-        Some(known) => (!known.addresses.contains(&ip)).then_some(AddressFault::Unlisted),
-        None => view.nodes.values().any(|n| n.pod_cidrs.iter().any(|r| r.contains(&ip))).then_some(AddressFault::Range),
+    /// Who is alive on each node: attached and on the way into the mesh, or published as being in it.
+    fn alive(&self, held: &BTreeMap<NodeName, BTreeMap<IpAddr, Claim>>) -> BTreeMap<NodeName, BTreeSet<SpiffeId>> {
+        let of_node = |(name, claims): (&NodeName, &BTreeMap<IpAddr, Claim>)| {
+            let attached = claims.values().filter(|claim| claim.attached);
+            let mut alive: BTreeSet<SpiffeId> = attached.filter_map(|claim| claim.holder.wanted().cloned()).collect();
+            let slice = self.published.get(name);
+            alive.extend(slice.into_iter().flat_map(|s| s.endpoints.values().filter_map(|e| e.identity.clone())));
+            alive.extend(SpiffeId::for_node(&self.trust_domain, name));
+            (name.clone(), alive)
+        };
+        held.iter().map(of_node).collect()
     }
 }
 

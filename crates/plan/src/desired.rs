@@ -115,6 +115,9 @@ pub struct Filter {
     pub keyed_enforced: BTreeSet<IpAddr>,
     /// Where workloads can be: an address in there that nobody has spoken for is not sent clear text. No two overlap.
     pub pod_cidrs: BTreeSet<IpNet>,
+    /// This node's own pod ranges. What comes out of them from an address that is neither `local` nor `clear` has no pin
+    /// yet (a pod can send before its ADD comes to us), and goes neither to `keyed` nor to who is unknown. No two overlap.
+    pub own_ranges: BTreeSet<IpNet>,
     /// Addresses in `pod_cidrs` (or not) that are known to be outside the mesh.
     pub clear: BTreeSet<IpAddr>,
     /// Every local workload's address, enrolled or not.

@@ -2,11 +2,20 @@
 
 pub mod assign;
 pub mod desired;
+pub mod diff;
+pub mod path;
+pub mod step;
 pub mod view;
 
-pub use assign::{Assigner, Assignments, Refusal};
+#[cfg(test)]
+mod world;
+
+pub use assign::{Assigner, Assignments, Refusal, RefusalReason};
 pub use desired::{
     Desired, Filter, Here, LocalAttachment, LocalIdentity, PeerName, Pin, RemoteIdentity, Route, RouteTable,
-    RouteTarget,
+    RouteTarget, Standing,
 };
+pub use diff::steps;
+pub use path::{Cause, Fate, follow};
+pub use step::Step;
 pub use view::{ClusterView, Event, Object, ObjectKey, Phase, ViewError};

@@ -63,15 +63,19 @@ impl Elsewhere<'_> {
 
     /// Other nodes' ranges lead into the mesh: an address there that nobody has spoken for is held or dropped.
     fn add_ranges(&mut self) {
-        let mut ranges = Vec::new();
+        let (mut ranges, mut own) = (Vec::new(), Vec::new());
         for node in self.view.nodes.values() {
             for range in node.pod_cidrs.iter().map(IpNet::trunc).filter(is_sane) {
                 ranges.push(range);
                 if node.name != self.here.node {
                     self.routes.insert((RouteTable::Pods, range), RouteTarget::Mesh);
+                } else if !self.here.addresses.iter().any(|ip| range.contains(ip)) {
+                    // a range that this node shares with its underlay is not only pods'
+                    own.push(range);
                 }
             }
         }
+        self.desired.filter.own_ranges = IpNet::aggregate(&own).into_iter().collect();
         self.desired.filter.pod_cidrs = IpNet::aggregate(&ranges).into_iter().collect();
     }
 
