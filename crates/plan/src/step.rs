@@ -29,7 +29,7 @@ impl Step {
             Self::SetPeers(peers) => state.peers.clone_from(peers),
             Self::SetRoute(route) => {
                 state.routes.retain(|held| (held.table, held.prefix) != (route.table, route.prefix));
-                state.routes.insert(route.clone());
+                state.routes.insert(*route);
             }
             Self::DelRoute(route) => {
                 state.routes.remove(route);

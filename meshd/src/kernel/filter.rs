@@ -12,13 +12,14 @@ use plan::{Filter, Pin};
 use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER};
 
 /// What the forward and output hooks count, in table `inet weft`.
-pub(super) const COUNTERS: [&str; 7] = [
+pub(super) const COUNTERS: [&str; 8] = [
     "plaintext_denied",
     "plaintext_from_keyed",
     "plaintext_accepted",
     "downgrade_prevented",
     "unknown_destination",
     "require_mesh",
+    "unpinned",
     "loop",
 ];
 /// What the pins count, in table `netdev weft`.
@@ -49,8 +50,10 @@ fn sets(filter: &Filter) -> BTreeMap<String, BTreeSet<String>> {
     for (name, members) in [("open_ports", &filter.open_ports), ("closed_ports", &filter.closed_ports)] {
         add(&mut sets, name, members.iter().map(|(ip, port)| (ip.is_ipv4(), format!("{ip} . {port}"))));
     }
-    let ranges = filter.pod_cidrs.iter().map(|range| (range.addr().is_ipv4(), range.trunc().to_string()));
-    add(&mut sets, "pod_cidrs", ranges);
+    for (name, ranges) in [("pod_cidrs", &filter.pod_cidrs), ("own_ranges", &filter.own_ranges)] {
+        let ranges = ranges.iter().map(|range| (range.addr().is_ipv4(), range.trunc().to_string()));
+        add(&mut sets, name, ranges);
+    }
     sets
 }
 
@@ -79,7 +82,7 @@ pub(super) fn whole(filter: &Filter, tun: &str, counts: &Counts) -> String {
         let family = if name.ends_with('4') { "ipv4_addr" } else { "ipv6_addr" };
         let (port, flags) = match name.trim_end_matches(['4', '6']) {
             "open_ports" | "closed_ports" => (" . inet_service", ""),
-            "pod_cidrs" => ("", "flags interval\nauto-merge\n"),
+            "pod_cidrs" | "own_ranges" => ("", "flags interval\nauto-merge\n"),
             _ => ("", ""),
         };
         line(&mut script, format_args!("set {name} {{\ntype {family}{port}\n{flags}{}}}", elements(&members)));
@@ -107,7 +110,7 @@ pub(super) fn difference(from: &Filter, to: &Filter) -> String {
     let before = sets(from);
     for (name, wanted) in sets(to) {
         let Some(held) = before.get(&name).filter(|held| **held != wanted) else { continue };
-        if name.starts_with("pod_cidrs") {
+        if name.starts_with("pod_cidrs") || name.starts_with("own_ranges") {
             // ranges may merge and split: written anew, they are few
             line(&mut script, format_args!("flush set inet weft {name}"));
             change(&mut script, "add", &name, wanted.iter());
@@ -188,6 +191,15 @@ fn chains(tun: &str) -> String {
                  goto leaving{v}\n}}"
             ),
         );
+        // out of our own range, from a link that has no pin yet
+        line(
+            &mut text,
+            format_args!(
+                "chain early{v} {{\n\
+                 {ip} daddr @keyed{v} counter name unpinned drop\n\
+                 {ip} daddr @pod_cidrs{v} {ip} daddr != @clear{v} {ip} daddr != @local{v} counter name unpinned drop\n}}"
+            ),
+        );
         // clear text towards an enrolled workload
         line(
             &mut text,
@@ -219,12 +231,16 @@ fn hooks(tun: &str) -> String {
     let member_mark = format!("meta mark and {MARK_MASK:#010x} == {MARK_MEMBER:#010x} ");
     let [member4, member6] = judged(&member_mark, "member", "");
     let [judge4, judge6] = judged("", "judge", "enrolled");
+    let early = [("4", "ip"), ("6", "ip6")].map(|(v, ip)| {
+        format!("{ip} saddr @own_ranges{v} {ip} saddr != @local{v} {ip} saddr != @clear{v} jump early{v}\n")
+    });
+    let early = early.concat();
     line(
         &mut text,
         format_args!(
             "chain forward {{\ntype filter hook forward priority -5; policy accept;\n\
              iifname \"{tun}\" oifname \"{tun}\" counter name loop drop\n\
-             iifname \"{tun}\" accept\noifname \"{tun}\" accept\n{member4}{member6}{judge4}{judge6}}}"
+             iifname \"{tun}\" accept\noifname \"{tun}\" accept\n{member4}{member6}{early}{judge4}{judge6}}}"
         ),
     );
     // what the engine let in counts as a member's, so that the reverse path check finds the way back in our tables
