@@ -217,7 +217,8 @@ impl Controller {
         Ok(store::save(&self.registry_path, REGISTRY, "controller", &self.registry)?)
     }
 
-    /// Publishes what follows from the view; returns when to look again.
+    /// Publishes what follows from the view; returns when to look again. Bindings go out before the slices that rest on
+    /// them, and slices in the order of their revisions: who has seen one has seen all before it.
     fn publish_all(&mut self) -> Option<Instant> {
         if !self.view.is_synced() {
             return None;
@@ -225,23 +226,11 @@ impl Controller {
         let trust_domain = self.issuer.verifier().trust_domain().clone();
         let held = std::mem::take(&mut self.held_slices);
         let root_namespace = &self.root_namespace;
-        let assigner = self.assigner.get_or_insert_with(|| Assigner::new(trust_domain, root_namespace.clone(), held));
+        let begin = || Assigner::new(trust_domain, root_namespace.clone(), held, wall());
+        let assigner = self.assigner.get_or_insert_with(begin);
         let now = Instant::now();
-        let assignments = assigner.handle_view(&self.view, self.registry.revoked(), now);
+        let assignments = assigner.handle_view(&self.view, self.registry.revoked(), now)?;
         let due = assigner.poll_timeout();
-        for slice in assignments.slices.values() {
-            if let Err(error) = self.publish_slice(slice) {
-                tracing::error!(node = %slice.node, error = format!("{error:#}"), "An endpoint slice cannot be published");
-            }
-        }
-        let gone: Vec<_> =
-            self.published.iter().filter(|name| !assignments.slices.contains_key(*name)).cloned().collect();
-        for name in gone {
-            match self.publisher.delete_slice(&name.0) {
-                Ok(()) => drop(self.published.remove(&name)),
-                Err(error) => tracing::error!(node = %name, error = format!("{error:#}"), "A slice cannot be removed"),
-            }
-        }
         for (node, keys) in &assignments.grants {
             let refused = assignments.refusals.iter().filter(|refusal| refusal.node == *node);
             let refused = refused.map(|r| api::Refused {
@@ -252,6 +241,19 @@ impl Controller {
             let refused = refused.collect();
             if let Err(error) = self.publish_status(node, keys, refused, wall()) {
                 tracing::error!(%node, error = format!("{error:#}"), "A node cannot be answered");
+            }
+        }
+        for slice in assignments.slices_in_order() {
+            if let Err(error) = self.publish_slice(slice) {
+                tracing::error!(node = %slice.node, error = format!("{error:#}"), "An endpoint slice cannot be published");
+            }
+        }
+        let gone: Vec<_> =
+            self.published.iter().filter(|name| !assignments.slices.contains_key(*name)).cloned().collect();
+        for name in gone {
+            match self.publisher.delete_slice(&name.0) {
+                Ok(()) => drop(self.published.remove(&name)),
+                Err(error) => tracing::error!(node = %name, error = format!("{error:#}"), "A slice cannot be removed"),
             }
         }
         due

@@ -191,15 +191,7 @@ fn chains(tun: &str) -> String {
                  goto leaving{v}\n}}"
             ),
         );
-        // out of our own range, from a link that has no pin yet
-        line(
-            &mut text,
-            format_args!(
-                "chain early{v} {{\n\
-                 {ip} daddr @keyed{v} counter name unpinned drop\n\
-                 {ip} daddr @pod_cidrs{v} {ip} daddr != @clear{v} {ip} daddr != @local{v} counter name unpinned drop\n}}"
-            ),
-        );
+        text.push_str(&early(v, ip));
         // clear text towards an enrolled workload
         line(
             &mut text,
@@ -263,6 +255,15 @@ fn hooks(tun: &str) -> String {
         ),
     );
     text
+}
+
+/// What comes out of our own range from a link that has no pin yet.
+fn early(v: char, ip: &str) -> String {
+    format!(
+        "chain early{v} {{\n\
+         {ip} daddr @keyed{v} counter name unpinned drop\n\
+         {ip} daddr @pod_cidrs{v} {ip} daddr != @clear{v} {ip} daddr != @local{v} counter name unpinned drop\n}}\n"
+    )
 }
 
 /// A chain that counts, remembers who talked to whom, and ends with a verdict. Protocols without ports have port 0.
