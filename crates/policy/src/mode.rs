@@ -34,7 +34,7 @@ pub struct PeerAuthentication {
     pub name: String,
     /// Seconds since 1970 when it was created: the oldest wins a tie, then the name in alphabetical order.
     pub created: u64,
-    /// Which workloads of its namespace; `None` for the whole namespace (or mesh).
+    /// Which workloads of its namespace; `None`, or empty, for the whole namespace (or mesh).
     pub selector: Option<Selector>,
     /// `spec.mtls.mode`; `None` is UNSET.
     pub mode: Option<Mode>,
@@ -104,7 +104,8 @@ enum Scope {
 
 fn scope_of(policy: &PeerAuthentication, namespace: &str, labels: &Labels, root_namespace: &str) -> Option<Scope> {
     let here = policy.namespace == namespace;
-    match &policy.selector {
+    // an empty selector is none, as in Istio (`ComposePeerAuthentication`)
+    match policy.selector.as_ref().filter(|selector| !selector.is_empty()) {
         Some(selector) if here && selector.matches(labels) => Some(Scope::Workload),
         Some(_) => None,
         None if policy.namespace == root_namespace => Some(Scope::Mesh),
@@ -125,11 +126,11 @@ pub fn resolve<'a>(
     root_namespace: &str,
 ) -> EffectiveMode {
     let mut chosen: BTreeMap<Scope, &PeerAuthentication> = BTreeMap::new();
-    let age = |p: &PeerAuthentication| (p.created, p.name.clone());
+    let is_older = |p: &PeerAuthentication, q: &PeerAuthentication| (p.created, &p.name) < (q.created, &q.name);
     for policy in policies {
         let Some(scope) = scope_of(policy, namespace, labels, root_namespace) else { continue };
         let holder = chosen.entry(scope).or_insert(policy);
-        if age(policy) < age(holder) {
+        if is_older(policy, holder) {
             *holder = policy;
         }
     }

@@ -29,6 +29,12 @@ pub enum Expression {
 }
 
 impl Selector {
+    /// Whether it asks for nothing, and so selects everything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.match_labels.is_empty() && self.expressions.is_empty()
+    }
+
     /// Whether these labels are selected.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {

@@ -12,7 +12,7 @@ use super::belief::{Claim, Holder};
 use crate::view::{Endpoint, MeshNode, Phase};
 
 /// How long a phase waits for every node to say that it is there: a node that is down must not hold a change up.
-/// Ten times what a live node needs (measured: tens of milliseconds).
+/// A live node needs a write, a watch and one nft transaction: tens of milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Endpoints that are between outside and enforced, and nodes that are not waited for.

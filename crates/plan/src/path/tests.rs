@@ -349,7 +349,7 @@ fn happen(cluster: &mut Cluster, happening: &Happening) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     /// PL-10: whatever is relabelled and whoever lags behind, nothing leaks, and it comes to rest as the manifests say.
     #[test]

@@ -79,31 +79,64 @@ fn a_workload_is_out_of_the_mesh_only_when_it_is_disable_everywhere() {
     assert!(one_port.is_keyed() && one_port.refuses_clear_at(443) && !one_port.refuses_clear_at(80));
 }
 
+#[test]
+fn an_empty_selector_is_none() {
+    let mut namespace = policy("shop", "default", 1, None, Some(Mode::Strict));
+    namespace.selector = Some(Selector::default());
+    namespace.ports = BTreeMap::from([(80, Some(Mode::Permissive))]);
+    let workload = policy("shop", "web", 2, Some("web"), Some(Mode::Disable));
+    let effective = resolve(std::slice::from_ref(&namespace), "shop", &app("web"), ROOT);
+    assert!(effective.is_strict() && effective.ports.is_empty());
+    assert_eq!(mode_of(&[namespace.clone(), workload]), Mode::Disable, "it does not compete with a workload's policy");
+    namespace.namespace = ROOT.to_owned();
+    assert_eq!(mode_of(&[namespace]), Mode::Strict, "and is mesh-wide in the root namespace");
+}
+
 fn modes() -> impl Strategy<Value = Option<Mode>> {
     prop_oneof![Just(None), Just(Some(Mode::Strict)), Just(Some(Mode::Permissive)), Just(Some(Mode::Disable))]
 }
 
+fn outbounds() -> impl Strategy<Value = Option<Outbound>> {
+    prop_oneof![Just(None), Just(Some(Outbound::Opportunistic)), Just(Some(Outbound::RequireMesh))]
+}
+
 prop_compose! {
-    fn any_policy()(ns in 0_usize..3, name in "[a-c]", created in 0_u64..3, sel in 0_usize..3, mode in modes()) -> PeerAuthentication {
-        policy([ROOT, "shop", "other"][ns], &name, created, [None, Some("web"), Some("db")][sel], mode)
+    fn any_policy()(ns in 0_usize..3, name in "[a-c]", created in 0_u64..3, sel in 0_usize..3, mode in modes(),
+        outbound in outbounds(), ports in proptest::collection::btree_map(80_u16..83, modes(), 0..3)) -> PeerAuthentication {
+        let app = [None, Some("web"), Some("db")][sel];
+        PeerAuthentication { ports, outbound, ..policy([ROOT, "shop", "other"][ns], &name, created, app, mode) }
     }
 }
 
-/// Straight from the words: go from the narrowest scope outwards, take the oldest policy of the scope, stop at a mode.
-fn naive(policies: &[PeerAuthentication]) -> Mode {
-    let narrow: [&dyn Fn(&PeerAuthentication) -> bool; 3] = [
+/// Straight from the words: the policies that speak for `app=web` in `shop`, the narrowest scope first, of each scope
+/// the oldest.
+fn chain(policies: &[PeerAuthentication]) -> [Option<&PeerAuthentication>; 3] {
+    let scopes: [&dyn Fn(&PeerAuthentication) -> bool; 3] = [
         &|p| p.namespace == "shop" && p.selector.as_ref().is_some_and(|s| s.match_labels["app"] == "web"),
         &|p| p.namespace == "shop" && p.selector.is_none(),
         &|p| p.namespace == ROOT && p.selector.is_none(),
     ];
-    for scope in narrow {
+    scopes.map(|scope| {
         let mut there: Vec<_> = policies.iter().filter(|p| scope(p)).collect();
         there.sort_by(|a, b| a.created.cmp(&b.created).then(a.name.cmp(&b.name)));
-        if let Some(mode) = there.first().and_then(|p| p.mode) {
-            return mode;
+        there.first().copied()
+    })
+}
+
+fn naive(policies: &[PeerAuthentication]) -> EffectiveMode {
+    let chain = chain(policies);
+    let speaks = || chain.into_iter().flatten();
+    let mode = speaks().find_map(|p| p.mode).unwrap_or(Mode::Permissive);
+    let outbound = speaks().find_map(|p| p.outbound).unwrap_or_default();
+    let mut ports = BTreeMap::new();
+    if let [Some(workload), ..] = chain {
+        for (port, own) in &workload.ports {
+            if own.is_some_and(|own| own != mode) {
+                ports.extend(own.map(|own| (*port, own)));
+            }
         }
     }
-    Mode::Permissive
+    EffectiveMode { mode, ports, outbound }
 }
 
 proptest! {
@@ -112,6 +145,9 @@ proptest! {
         // two of one name in one namespace cannot exist
         policies.sort_by_key(|p| (p.namespace.clone(), p.name.clone()));
         policies.dedup_by_key(|p| (p.namespace.clone(), p.name.clone()));
-        prop_assert_eq!(mode_of(&policies), naive(&policies));
+        let effective = resolve(&policies, "shop", &app("web"), ROOT);
+        prop_assert_eq!(&effective, &naive(&policies));
+        policies.reverse();
+        prop_assert_eq!(resolve(&policies, "shop", &app("web"), ROOT), effective, "their order counts");
     }
 }
