@@ -19,7 +19,7 @@ use courier::Courier;
 use patience::within;
 
 /// How long a runtime may take to write the configuration and close stdin.
-const STDIN_PATIENCE: Duration = Duration::from_secs(4);
+const STDIN_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a runtime may take to read what is printed, once all else is done.
 const STDOUT_PATIENCE: Duration = Duration::from_secs(1);
 /// With none of these somebody at a terminal wants to know what this program is.

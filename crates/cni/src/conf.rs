@@ -43,7 +43,10 @@ pub struct Conf {
 /// What is wrong with a network configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfError {
-    /// Of a version that is not spoken. One that says none is of 0.1.0, by the specification.
+    /// Of no version that it says. By the specification that is 0.1.0, and that is not spoken.
+    #[error("cniVersion is missing, which means 0.1.0, and that is not spoken; these are: {}", Version::spoken())]
+    Unversioned,
+    /// Of a version that is not spoken.
     #[error("cniVersion: {0}")]
     Version(#[source] VersionError),
     /// A field is of the wrong kind or out of its range.
@@ -87,10 +90,10 @@ impl Conf {
 /// The version that a configuration says.
 ///
 /// # Errors
-/// It is not spoken, or not said: then it is 0.1.0, which is not spoken either.
+/// It is not spoken, or not said.
 pub(crate) fn version_of(fields: &Map<String, Value>) -> Result<Version, ConfError> {
     match fields.get("cniVersion") {
-        None => Err(ConfError::Version(VersionError { said: "0.1.0".to_owned() })),
+        None => Err(ConfError::Unversioned),
         Some(Value::String(said)) => said.parse().map_err(ConfError::Version),
         Some(_) => Err(wrong(fields, "cniVersion", "a string")),
     }
@@ -170,7 +173,7 @@ mod tests {
         let cases = [
             (
                 json!({ "name": "n" }),
-                "cniVersion: version \"0.1.0\" is not spoken; these are: 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+                "cniVersion is missing, which means 0.1.0, and that is not spoken; these are: 0.3.1, 0.4.0, 1.0.0, 1.1.0",
             ),
             (json!({ "cniVersion": 1, "name": "n" }), "cniVersion is 1: a string is expected"),
             (

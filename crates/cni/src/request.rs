@@ -152,9 +152,9 @@ impl RequestError {
             | Self::Netns { .. }
             | Self::Args(_) => Code::INVALID_ENVIRONMENT,
             Self::Document(_) => Code::DECODING_FAILURE,
-            Self::Conf(ConfError::Version(_)) | Self::VerbVersion { .. } | Self::Previous(ResultError::Version(_)) => {
-                Code::INCOMPATIBLE_VERSION
-            }
+            Self::Conf(ConfError::Version(_) | ConfError::Unversioned)
+            | Self::VerbVersion { .. }
+            | Self::Previous(ResultError::Version(_)) => Code::INCOMPATIBLE_VERSION,
             Self::Conf(ConfError::Field { .. })
             | Self::Unchained
             | Self::Unremembered
@@ -168,7 +168,7 @@ impl RequestError {
             Self::Unchained => {
                 "put mesh-cni into the list of plugins behind the one that gives the pod its interface and address"
             }
-            Self::Conf(ConfError::Version(_)) | Self::VerbVersion { .. } => {
+            Self::Conf(ConfError::Version(_) | ConfError::Unversioned) | Self::VerbVersion { .. } => {
                 "change cniVersion in the network configuration list"
             }
             Self::Conf(ConfError::Field { .. }) => "correct it in the network configuration list",
