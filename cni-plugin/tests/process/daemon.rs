@@ -20,6 +20,8 @@ pub(crate) enum Reply {
     Nothing,
     /// Says something now and then, never a whole answer.
     Trickle,
+    /// Talks until the plugin hangs up, and then sends how many bytes that took.
+    Flood(Sender<usize>),
     /// Answers as it should, once the test says so.
     Held(Receiver<()>, Answer),
 }
@@ -116,6 +118,11 @@ fn serve(stream: UnixStream, replies: &mut impl Iterator<Item = Reply>, tell: &S
                 // paced by the timeout of a read that finds nothing
                 drop((&stream).read(&mut [0]));
             }
+        }
+        Some(Reply::Flood(count)) => {
+            let chunk = vec![b'['; 64 << 10];
+            let taken = std::iter::from_fn(|| (&stream).write(&chunk).ok()).take_while(|length| *length > 0);
+            count.send(taken.sum()).unwrap();
         }
         Some(Reply::Held(go, answer)) => {
             go.recv().unwrap();

@@ -44,6 +44,8 @@ fn cn_08_nonsense_on_stdin_is_refused_at_once_in_little_memory() {
             let start = input.get(..60).unwrap_or(input).escape_ascii();
             assert!(matches!(called.code(), 5..=7), "{verb} {start}: {}", called.stdout);
             assert!(called.took < Duration::from_secs(1), "{verb} {start}: {:?}", called.took);
+            let refused_by_length = called.stdout.contains("longer than 1048576 bytes");
+            assert_eq!(refused_by_length, input.len() > 1 << 20, "{verb} {start}: {}", called.stdout);
         }
     }
 }

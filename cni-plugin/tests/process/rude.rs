@@ -42,6 +42,20 @@ fn a_rude_answer_is_no_success() {
 }
 
 #[test]
+fn a_flood_is_not_listened_to() {
+    let mut runtime = Runtime::new("ADD");
+    runtime.config["timeoutSeconds"] = 60.into();
+    let (count, taken) = channel();
+    let _daemon = Daemon::start(&runtime.socket(), vec![Reply::Flood(count)]);
+    let error = runtime.call().error();
+    assert_eq!(error.code.0, 11);
+    assert!(error.details.contains("its answer is longer than"), "{error}");
+    // what it read, and what the socket's buffers hold
+    let taken = taken.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(taken < 2 * LINE_LENGTH_MAX, "{taken}");
+}
+
+#[test]
 fn for_status_a_rude_daemon_is_not_available() {
     let runtime = Runtime::new("STATUS");
     let _daemon = Daemon::start(&runtime.socket(), vec![Reply::Bytes(b"?\n".to_vec())]);
