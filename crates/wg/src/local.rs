@@ -68,6 +68,11 @@ impl<L: Clone + Ord> Locals<L> {
         self.public_keys.contains(key)
     }
 
+    /// How many keys all identities have together.
+    pub(crate) fn key_count(&self) -> usize {
+        self.public_keys.len()
+    }
+
     /// Which of our keys this handshake message was made for. Tries `mac1` with every key: 0.45 µs each, no curve
     /// operation.
     pub(crate) fn recognise(&self, message: &[u8]) -> Option<(LocalAt, u64)> {

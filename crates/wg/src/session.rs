@@ -156,6 +156,8 @@ pub(crate) struct Session {
     /// Initiations in a row without an answer.
     attempts: u32,
     used: Instant,
+    /// `Tunn` keeps packets in its own queue.
+    has_kept: bool,
     pub(crate) traffic: Traffic,
     established: Option<Instant>,
     initiator: bool,
@@ -175,6 +177,7 @@ impl Session {
             retry: None,
             attempts: 0,
             used: now,
+            has_kept: false,
             traffic: Traffic::default(),
             established: None,
             initiator: false,
@@ -366,11 +369,13 @@ impl Session {
         }
         let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, out) else {
             // it has no key where we thought it had one, and queued the packet itself
+            self.has_kept = true;
             return Ok(Sealed { length: 0, rekey: false });
         };
         let length = datagram.len();
         self.note_sent(datagram, random, now);
         if u32_at(datagram, 0) != Some(4) {
+            self.has_kept = true;
             return Ok(Sealed { length, rekey: false });
         }
         let counter = datagram.get(8..).and_then(|rest| rest.first_chunk()).map(|word| u64::from_le_bytes(*word));
@@ -383,9 +388,17 @@ impl Session {
         Ok(Sealed { length, rekey })
     }
 
+    /// Whether `Tunn` has queued packets itself.
+    pub(crate) const fn has_kept(&self) -> bool {
+        self.has_kept
+    }
+
     /// What `Tunn` has queued itself and can send now: call until `None`.
     pub(crate) fn flush(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Option<usize> {
-        let TunnResult::WriteToNetwork(datagram) = self.tunn.decapsulate(None, &[], out) else { return None };
+        let TunnResult::WriteToNetwork(datagram) = self.tunn.decapsulate(None, &[], out) else {
+            self.has_kept = false;
+            return None;
+        };
         let length = datagram.len();
         self.note_sent(datagram, random, now);
         Some(length)

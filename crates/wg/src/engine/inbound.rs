@@ -157,6 +157,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         if is_low_order(ephemeral) {
             return Err(DropReason::LowOrderKey);
         }
+        if !self.admission.admits_trial(self.locals.key_count(), now) {
+            return Err(DropReason::RateLimited);
+        }
         let (local, local_epoch) = self.locals.recognise(message).ok_or(DropReason::BadMac1)?;
         let is_loaded = self.admission.is_under_load(now);
         if is_loaded {

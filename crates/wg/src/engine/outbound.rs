@@ -103,7 +103,11 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
                 }
             }
         }
-        let entry = Entry { packet: packet.to_vec(), since: now, reason: DropReason::HandshakeTimeout };
+        let reason = match self.peers.peer(pair.peer).and_then(|peer| peer.candidate(0)) {
+            Some(_) => DropReason::HandshakeTimeout,
+            None => DropReason::NoEndpoint,
+        };
+        let entry = Entry { packet: packet.to_vec(), since: now, reason };
         self.staged.push(pair, entry, &mut self.drops)?;
         self.wake_by(now + TICK);
         self.start_handshakes(pair, now);
@@ -207,7 +211,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
 
     /// Sends what waited for this pair's handshake, first what `Tunn` kept itself.
     pub(super) fn release(&mut self, slot: Slot, pair: Pair, now: Instant) {
-        while let Some(session) = self.sessions.get_mut(slot) {
+        while let Some(session) = self.sessions.get_mut(slot).filter(|session| session.has_kept()) {
             // what it kept is one of our padded packets, or nothing: a whole datagram must fit
             let Some(mut buffer) = self.transmits.take(super::DATAGRAM_MAX + DATA_OVERHEAD) else { break };
             let Some(length) = session.flush(buffer.bytes(), &mut self.random, now) else {

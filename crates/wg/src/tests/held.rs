@@ -107,6 +107,19 @@ fn pc_20_five_hundred_packets_before_the_first_session() {
 }
 
 #[test]
+fn a_peer_without_endpoint_in_vain() {
+    let mut world = World::friends(&["alice"]);
+    let mut nowhere = peer_config("bob", &[1]);
+    nowhere.endpoints.clear();
+    world.set_peer("alice", "bob", nowhere);
+    world.say("alice", "bob", b"x");
+    world.jump(Duration::from_secs(90));
+    let now = world.now;
+    world.node("alice").engine.handle_timeout(now);
+    assert_eq!(world.node("alice").dropped(DropReason::NoEndpoint), 1);
+}
+
+#[test]
 fn a_peer_without_endpoint_is_sent_nothing_until_it_calls() {
     let mut world = World::friends(&["alice", "bob"]);
     let mut nowhere = peer_config("bob", &[1]);
