@@ -149,8 +149,8 @@ pub(crate) struct Session {
     tunn: Tunn,
     keys: SessionKeys,
     ticked: Instant,
-    /// When our last initiation left.
-    initiated: Option<Instant>,
+    /// Our last two initiations, the later one last: sender index, and when it left. `Tunn` takes answers to both.
+    initiations: [Option<(u32, Instant)>; 2],
     /// It has not been answered: when to repeat it.
     retry: Option<Instant>,
     /// Initiations in a row without an answer.
@@ -173,7 +173,7 @@ impl Session {
             tunn: new_tunn(gate, peer_key, slot),
             keys: SessionKeys::default(),
             ticked: now,
-            initiated: None,
+            initiations: [None; 2],
             retry: None,
             attempts: 0,
             used: now,
@@ -218,9 +218,14 @@ impl Session {
 
     /// When this session wants to be looked at next, unless it is used before.
     pub(crate) fn deadline(&self, now: Instant) -> Instant {
-        let idle = now.saturating_duration_since(self.used);
-        let ordinary = if idle < QUIET_AFTER { now + TICK } else { self.used + IDLE_TIMEOUT };
-        self.retry.map_or(ordinary, |retry| retry.min(ordinary)).max(now)
+        let is_quiet = now.saturating_duration_since(self.used) >= QUIET_AFTER;
+        let deadline = match self.retry {
+            Some(retry) if is_quiet => retry,
+            Some(retry) => retry.min(now + TICK),
+            None if is_quiet => self.used + IDLE_TIMEOUT,
+            None => now + TICK,
+        };
+        deadline.max(now)
     }
 
     /// Whether it is time for a tick although nobody uses the session.
@@ -271,7 +276,8 @@ impl Session {
 
     /// Begins a handshake, unless one began within the last five seconds. Returns the initiation's length in `out`.
     pub(crate) fn initiate(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Option<usize> {
-        if self.initiated.is_some_and(|at| now.saturating_duration_since(at) < REKEY_TIMEOUT) || self.retry.is_some() {
+        let [_, last] = self.initiations;
+        if last.is_some_and(|(_, at)| now.saturating_duration_since(at) < REKEY_TIMEOUT) || self.retry.is_some() {
             return None;
         }
         let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(out, false) else {
@@ -315,7 +321,8 @@ impl Session {
         let (Some(local_index), Some(remote_index)) = (u32_at(message, 8), u32_at(message, 4)) else {
             return Err(DropReason::HandshakeInvalid);
         };
-        self.keys.add((local_index, remote_index), true, now);
+        let initiation = self.initiations.iter().flatten().find(|(index, _)| *index == local_index);
+        self.keys.add((local_index, remote_index), true, initiation.map_or(now, |(_, at)| *at));
         self.retry = None;
         self.attempts = 0;
         self.used = now;
@@ -407,7 +414,8 @@ impl Session {
     fn note_sent(&mut self, datagram: &[u8], random: &mut Random, now: Instant) {
         self.traffic.tx_bytes += bytes(datagram.len());
         if u32_at(datagram, 0) == Some(1) {
-            self.initiated = Some(now);
+            let [_, last] = self.initiations;
+            self.initiations = [last, u32_at(datagram, 4).map(|index| (index, now))];
             self.attempts = self.attempts.saturating_add(1);
             self.retry = Some(now + REKEY_TIMEOUT + Duration::from_millis(random.below(JITTER_MILLISECONDS)));
         }

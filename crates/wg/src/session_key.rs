@@ -8,6 +8,9 @@ use crate::drop::DropReason;
 
 /// At this age a key neither seals nor opens any more (WireGuard paper §6.1, `REJECT_AFTER_TIME`).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// A key that still seals at this age is renewed by whoever uses it. The initiator should have done so at 120 s; after two
+/// handshakes that crossed, both sides may take the other one for it.
+const REKEY_AT_LAST: Duration = Duration::from_secs(170);
 /// A key that has sealed this many messages is renewed (§6.1 `REKEY_AFTER_MESSAGES`).
 const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// A key that has sealed this many messages is used no more (§6.1 `REJECT_AFTER_MESSAGES`).
@@ -47,10 +50,11 @@ pub(crate) struct Progress {
 pub(crate) struct SessionKeys(Vec<Key>);
 
 impl SessionKeys {
-    /// A handshake made a key. The one whose place it takes in `Tunn` is gone.
-    pub(crate) fn add(&mut self, (local_index, remote_index): (u32, u32), proven: bool, now: Instant) {
+    /// A handshake made a key. The one whose place it takes in `Tunn` is gone. A key is born, on both sides, no later
+    /// than it can be on the other: for the initiator when its initiation left.
+    pub(crate) fn add(&mut self, (local_index, remote_index): (u32, u32), proven: bool, born: Instant) {
         self.0.retain(|old| old.local_index % RING != local_index % RING);
-        self.0.push(Key { local_index, remote_index, born: now, proven, newest_counter: None });
+        self.0.push(Key { local_index, remote_index, born, proven, newest_counter: None });
     }
 
     /// Forgets keys that are too old.
@@ -85,12 +89,16 @@ impl SessionKeys {
     /// # Errors
     /// The key may not be used (any more): the message must not leave, and the key is forgotten.
     pub(crate) fn sealed(&mut self, remote_index: u32, counter: u64, now: Instant) -> Result<bool, DropReason> {
-        let may_send = |key: &Key| key.remote_index == remote_index && key.proven && key.is_alive(now);
-        if counter >= REJECT_AFTER_MESSAGES || !self.0.iter().any(may_send) {
-            self.0.retain(|key| key.remote_index != remote_index);
-            return Err(DropReason::KeyExpired);
+        let may_send = |key: &&Key| key.remote_index == remote_index && key.proven && key.is_alive(now);
+        match self.0.iter().find(may_send) {
+            Some(key) if counter < REJECT_AFTER_MESSAGES => {
+                Ok(counter >= REKEY_AFTER_MESSAGES || now.saturating_duration_since(key.born) >= REKEY_AT_LAST)
+            }
+            Some(_) | None => {
+                self.0.retain(|key| key.remote_index != remote_index);
+                Err(DropReason::KeyExpired)
+            }
         }
-        Ok(counter >= REKEY_AFTER_MESSAGES)
     }
 }
 
@@ -129,6 +137,8 @@ mod tests {
     fn a_key_lives_exactly_180_seconds() {
         let (before, at) = (epoch() + REJECT_AFTER_TIME - Duration::from_nanos(1), epoch() + REJECT_AFTER_TIME);
         assert!(keys().can_send(before) && keys().admit(0x100, 0, before).is_ok());
+        assert_eq!(keys().sealed(7, 0, epoch() + Duration::from_secs(169)), Ok(false));
+        assert_eq!(keys().sealed(7, 0, epoch() + Duration::from_secs(170)), Ok(true));
         assert!(!keys().can_send(at));
         assert_eq!(keys().admit(0x100, 0, at), Err(DropReason::KeyExpired));
         assert_eq!(keys().sealed(7, 0, at), Err(DropReason::KeyExpired));

@@ -1,6 +1,8 @@
 //! Alice, Bob and Eve, step by step: a world of engines with a wire between them that the test holds in its hands.
 
 mod basics;
+#[cfg(feature = "mock-clock")]
+mod chaos;
 mod eve;
 mod forge;
 mod held;

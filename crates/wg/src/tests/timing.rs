@@ -303,3 +303,20 @@ fn an_engine_that_slept_for_days_begins_anew() {
     world.wait(SECOND);
     assert_eq!(world.node("alice").payloads(), [b"morning"]);
 }
+
+/// An old session that shakes hands with a peer that is gone wants to be woken for its retries, not all the time.
+#[test]
+fn a_retry_of_an_old_session_does_not_spin() {
+    let mut world = established();
+    world.jump(200 * SECOND);
+    world.say("alice", "bob", b"x");
+    world.lose();
+    for _ in 0..100 {
+        let now = world.now;
+        let alice = world.node("alice");
+        alice.engine.handle_timeout(now);
+        let Some(next) = alice.engine.poll_timeout() else { return };
+        assert!(next > now);
+        world.jump(next - now);
+    }
+}

@@ -290,7 +290,15 @@ impl World {
     /// Time passes, in steps that nobody misses a deadline by; datagrams arrive at once.
     pub(super) fn wait(&mut self, time: Duration) {
         let end = self.now + time;
+        let mut idle_turns = 0;
         loop {
+            idle_turns =
+                if self.nodes.values().any(|node| node.engine.poll_timeout().is_some_and(|due| due <= self.now)) {
+                    idle_turns + 1
+                } else {
+                    0
+                };
+            assert!(idle_turns < 100, "an engine wants to be woken without end");
             let next = self.nodes.values().filter_map(|node| node.engine.poll_timeout()).min();
             let next = next.unwrap_or(end).clamp(self.now, end);
             self.jump(next - self.now);
