@@ -1,0 +1,10 @@
+//! The cases by subject. A name carries the identifiers of what it shows.
+
+mod identity;
+mod leaks;
+mod modes;
+
+/// Every case by name.
+pub fn all() -> Vec<(&'static str, fn())> {
+    [leaks::CASES, modes::CASES, identity::CASES].concat()
+}

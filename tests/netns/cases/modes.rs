@@ -1,0 +1,238 @@
+//! F8 to F12: who gets in, by mode, scope and label; no pod is restarted for any of it.
+
+use std::time::Duration;
+
+use crate::lab::{Lab, MARKER, markers, namespace, peer_authentication, pod};
+use crate::shell::eventually;
+
+pub const CASES: &[(&str, fn())] = &[
+    ("f8_strict_refuses_clear_text_and_says_who_was_refused", strict),
+    ("f9_permissive_accepts_both_and_lists_the_clear_one", permissive),
+    ("f10_disable_is_clear_text_and_takes_no_tunnelled_packet", disable),
+    ("f11_scopes_and_ports", scopes_and_ports),
+    ("f12_f24_labels_enrol_and_release_running_pods", labels),
+    ("require_mesh_sends_nothing_outside", require_mesh),
+    ("pl_11_mode_stays_when_its_document_or_folder_goes_bad", stays),
+    ("kubelet_probes_and_established_flows_under_strict", established_flows),
+    ("bridge_as_primary_plugin_keeps_the_modes", bridge),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn refused(lab: &Lab, from: &str, to: std::net::IpAddr) {
+    eventually(&format!("{from} is refused at {to}"), SOON, || {
+        lab.tcp_echo(from, to, 8080, "hello").is_none().then_some(())
+    });
+}
+
+fn served(lab: &Lab, from: &str, to: std::net::IpAddr) {
+    eventually(&format!("{from} is served at {to}"), SOON, || {
+        (lab.tcp_echo(from, to, 8080, "hello").as_deref() == Some("hello")).then_some(())
+    });
+}
+
+fn strict() {
+    let lab = Lab::of_four("nodes: 3");
+    lab.put("strict.yaml", &peer_authentication("demo", "STRICT"));
+    for ip in lab.ips("demo/server") {
+        refused(&lab, "plain/client", ip);
+        refused(&lab, "stranger", ip);
+        assert_eq!(lab.udp_echo("plain/client", ip, 8080, "x"), None);
+        assert!(!lab.pings("plain/client", ip));
+        served(&lab, "demo/client", ip);
+    }
+    // a stranger on the same node is refused as well
+    refused(&lab, "plain/server", lab.ip("demo/client", false));
+    let status = lab.ask("n2", "status");
+    let source = lab.ip("plain/client", false).to_string();
+    let denied = status["denied"].as_array().expect("a list");
+    assert!(denied.iter().any(|row| row["source"] == source.as_str() && row["port"] == 8080), "{denied:#?}");
+    assert!(status["drops"]["plaintext_denied"].as_u64() > Some(0));
+}
+
+fn permissive() {
+    let lab = Lab::of_four("nodes: 3");
+    for ip in lab.ips("demo/server") {
+        served(&lab, "plain/client", ip);
+        let capture = lab.capture();
+        assert_eq!(lab.tcp_echo("demo/client", ip, 8080, MARKER).as_deref(), Some(MARKER));
+        assert_eq!(markers(&capture.stop()), 0);
+    }
+    let seen = lab.ask("n2", "status")["clear_seen"].clone();
+    for ip in lab.ips("plain/client") {
+        let source = ip.to_string();
+        assert!(seen.as_array().expect("a list").iter().any(|row| row["source"] == source.as_str()), "{seen:#}");
+    }
+}
+
+fn disable() {
+    let lab = Lab::of_four("nodes: 3");
+    let ip = lab.ip("demo/server", false);
+    served(&lab, "demo/client", ip);
+    let server_only = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: server, namespace: demo}\n\
+         spec: {selector: {matchLabels: {role: server}}, mtls: {mode: DISABLE}}\n";
+    lab.put("label.yaml", &pod("demo", "third", "n2", "third", "role: server"));
+    lab.put("disable.yaml", server_only);
+    let third = eventually("the third pod has addresses", Duration::from_secs(10), || {
+        let status = lab.status();
+        let pod = status["pods"].as_array()?.iter().find(|p| p["name"] == "third")?.clone();
+        pod["addresses"].as_array().filter(|a| !a.is_empty()).map(|_| lab.ip("demo/third", false))
+    })
+    .0;
+    served(&lab, "plain/client", third);
+    served(&lab, "demo/client", third);
+    let capture = lab.capture();
+    assert_eq!(lab.tcp_echo("demo/client", third, 8080, MARKER).as_deref(), Some(MARKER));
+    assert!(markers(&capture.stop()) > 0, "DISABLE is clear text");
+    let rows = lab.ask("n2", "status")["attachments"].clone();
+    let row = rows.as_array().expect("a list").iter().find(|row| row["pod"] == "demo/third").expect("attached").clone();
+    assert!(row["enrolled"] == false && row["identity"].is_null(), "{row:#}");
+}
+
+fn scopes_and_ports() {
+    let lab = Lab::of_four("nodes: 3\nfamilies: [ipv4]");
+    let ip = lab.ip("demo/server", false);
+    lab.put("mesh.yaml", &peer_authentication("weft-system", "STRICT"));
+    refused(&lab, "plain/client", ip);
+    lab.put("namespace.yaml", &peer_authentication("demo", "PERMISSIVE"));
+    served(&lab, "plain/client", ip);
+    let workload = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: all, namespace: demo}\n\
+         spec: {selector: {}, mtls: {mode: STRICT}, portLevelMtls: {7: {mode: PERMISSIVE}}}\n";
+    lab.put("workload.yaml", workload);
+    refused(&lab, "plain/client", ip);
+    assert_eq!(lab.tcp_echo("plain/client", ip, 7, "port seven").as_deref(), Some("port seven"));
+    lab.put("workload.yaml", &workload.replace("STRICT", "PERMISSIVE").replace("{7: {mode: PERMISSIVE}}", "{7: {mode: STRICT}}"));
+    served(&lab, "plain/client", ip);
+    eventually("port 7 is closed", SOON, || lab.tcp_echo("plain/client", ip, 7, "x").is_none().then_some(()));
+    assert_eq!(lab.tcp_echo("demo/client", ip, 7, "by tunnel").as_deref(), Some("by tunnel"));
+}
+
+fn labels() {
+    let lab = Lab::of_four("nodes: 3");
+    let before = lab.pod("plain/server");
+    let (client, server) = (lab.ip("plain/client", false), lab.ip("plain/server", false));
+    assert!(lab.pings("plain/client", server));
+    let clear = |lab: &Lab| {
+        let capture = lab.capture();
+        assert_eq!(lab.tcp_echo("plain/client", server, 8080, MARKER).as_deref(), Some(MARKER));
+        markers(&capture.stop()) > 0
+    };
+    assert!(clear(&lab), "the control");
+    lab.put("enrol.yaml", "");
+    let manifests = lab.directory();
+    let relabel = |to: &str| {
+        for entry in std::fs::read_dir(&manifests).expect("the directory") {
+            let path = entry.expect("an entry").path();
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            if text.contains("kind: Namespace") && text.contains("plain") {
+                let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+                lab.put(&file, &text.replace("weft.dev/mesh: enabled", "weft.dev/mesh: X").replace("weft.dev/mesh: disabled", "weft.dev/mesh: X").replace("mesh: X", &format!("mesh: {to}")));
+            }
+        }
+    };
+    assert!(lab.tcp_echo("demo/client", lab.ip("demo/server", false), 8080, "x").is_some());
+    // one more namespace document would be a duplicate: the label is changed where it stands
+    relabel("enabled");
+    eventually("both are in the mesh, and nothing is clear any more", Duration::from_secs(10), || (!clear(&lab)).then_some(()));
+    assert!(lab.pings("plain/server", client));
+    let after = lab.pod("plain/server");
+    assert_eq!(before["pid"], after["pid"], "the pod was restarted");
+    assert_eq!(before["uid"], after["uid"]);
+    relabel("disabled");
+    eventually("both are out again", Duration::from_secs(10), || clear(&lab).then_some(()));
+    assert_eq!(lab.pod("plain/server")["pid"], before["pid"]);
+    let unlabelled = namespace("plain", true);
+    assert!(unlabelled.contains("enabled"));
+}
+
+fn require_mesh() {
+    let lab = Lab::of_four("nodes: 3");
+    let outside = lab.ips("plain/server");
+    assert!(lab.tcp_echo("demo/server", outside[0], 8080, "x").is_some(), "Opportunistic is the default");
+    let policy = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: demo}\nspec: {outbound: RequireMesh}\n";
+    lab.put("require.yaml", policy);
+    for ip in outside {
+        refused(&lab, "demo/server", ip);
+    }
+    assert!(lab.drops("n2", "require_mesh") > 0);
+    served(&lab, "demo/client", lab.ip("demo/server", true));
+    served(&lab, "plain/client", lab.ip("demo/server", false));
+}
+
+fn stays() {
+    let lab = Lab::of_four("nodes: 3\nfamilies: [ipv4]");
+    let ip = lab.ip("demo/server", false);
+    lab.put("mode.yaml", &peer_authentication("demo", "STRICT"));
+    refused(&lab, "plain/client", ip);
+    for bad in ["kind: [", &peer_authentication("demo", "LOOSE"), &peer_authentication("demo", "STRICT").replace("mtls", "mtsl")] {
+        lab.put("mode.yaml", bad);
+        eventually("the document is refused by name", SOON, || {
+            let refusals = lab.ask("n2", "status")["refusals"].clone();
+            let told = refusals.as_array()?.iter().any(|r| r["file"].as_str().is_some_and(|f| f.ends_with("mode.yaml")));
+            told.then_some(())
+        });
+        assert_eq!(lab.tcp_echo("plain/client", ip, 8080, "x"), None, "{bad}");
+    }
+    let directory = lab.directory();
+    std::fs::rename(&directory, format!("{directory}.away")).expect("the folder can be moved");
+    eventually("the missing folder is told", SOON, || {
+        let refusals = lab.ask("n2", "status")["refusals"].to_string();
+        refusals.contains("the last state stays").then_some(())
+    });
+    assert_eq!(lab.tcp_echo("plain/client", ip, 8080, "x"), None, "a missing folder opened the pod");
+    served(&lab, "demo/client", ip);
+    std::fs::rename(format!("{directory}.away"), &directory).expect("and moved back");
+    lab.remove("mode.yaml");
+    served(&lab, "plain/client", ip);
+}
+
+fn established_flows() {
+    let lab = Lab::of_four("nodes: 3\nfamilies: [ipv4]");
+    let ip = lab.ip("demo/server", false);
+    // a clear flow that is open when STRICT lands must die, and a tunnelled one must not
+    let script = format!(
+        "import socket,sys,time\ns=socket.create_connection(('{ip}',8080),2)\ns.settimeout(3)\nprint('open',flush=True)\n\
+         end=time.time()+12\nn=0\nwhile time.time()<end:\n s.sendall(b'x'*10)\n s.recv(100)\n n+=1\n print(n,time.time(),flush=True)\n time.sleep(0.05)\n"
+    );
+    let mut clear = lab.spawn("plain/client", &["python3", "-c", &script]);
+    let mut sealed = lab.spawn("demo/client", &["python3", "-c", &script]);
+    let first = |child: &mut std::process::Child| {
+        use std::io::{BufRead as _, BufReader};
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        assert_eq!(lines.next().and_then(Result::ok).as_deref(), Some("open"));
+        lines.next().and_then(Result::ok).expect("an echo");
+        lines
+    };
+    let (clear_lines, sealed_lines) = (first(&mut clear), first(&mut sealed));
+    lab.put("strict.yaml", &peer_authentication("demo", "STRICT"));
+    let clear_end = clear.wait().expect("it ends");
+    assert!(!clear_end.success(), "a clear flow outlived STRICT");
+    assert!(clear_lines.map_while(Result::ok).count() < 100, "the clear flow went on");
+    assert!(sealed.wait().expect("it ends").success(), "the tunnelled flow died");
+    assert!(sealed_lines.map_while(Result::ok).count() > 100, "the tunnelled flow stalled");
+    // the node's own probe is not judged
+    assert_eq!(lab.tcp_echo("node/n2", ip, 8080, "probe").as_deref(), Some("probe"));
+}
+
+fn bridge() {
+    let lab = Lab::up(
+        "nodes: 2\nprimary: bridge",
+        &[
+            namespace("demo", true),
+            namespace("plain", false),
+            pod("demo", "a", "n1", "a", ""),
+            pod("demo", "b", "n1", "b", ""),
+            pod("demo", "far", "n2", "far", ""),
+            pod("plain", "c", "n1", "c", ""),
+            peer_authentication("demo", "STRICT"),
+        ]
+        .concat(),
+    );
+    for v6 in [false, true] {
+        served(&lab, "demo/a", lab.ip("demo/b", v6));
+        served(&lab, "demo/a", lab.ip("demo/far", v6));
+        // through the same bridge, without ever being routed
+        refused(&lab, "plain/c", lab.ip("demo/b", v6));
+        assert!(!lab.pings("plain/c", lab.ip("demo/b", v6)));
+    }
+}
