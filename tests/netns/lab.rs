@@ -74,6 +74,13 @@ impl Lab {
         std::fs::rename(&beside, format!("{directory}/{file}")).expect("a rename within a folder");
     }
 
+    /// Applies manifests object by object, as `kubectl apply` would.
+    pub fn apply(&self, text: &str) {
+        let file = scratch("apply.yaml");
+        std::fs::write(&file, text).expect("the case's folder takes files");
+        run(&self.meshctl, &["lab", "apply", "-f", &file]);
+    }
+
     pub fn remove(&self, file: &str) {
         std::fs::remove_file(format!("{}/{file}", self.directory())).expect("the file was put there");
     }
