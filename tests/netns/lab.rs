@@ -193,7 +193,22 @@ impl Lab {
         let namespace = self.status()["underlay"]["namespace"].as_str().expect("a namespace").to_owned();
         let link = self.status()["underlay"]["bridge"].as_str().expect("a bridge").to_owned();
         let mut child = Command::new("ip")
-            .args(["netns", "exec", &namespace, "tcpdump", "--immediate-mode", "-U", "-n", "-s0", "-B", "16384", "-i", &link, "-w", &file])
+            .args([
+                "netns",
+                "exec",
+                &namespace,
+                "tcpdump",
+                "--immediate-mode",
+                "-U",
+                "-n",
+                "-s0",
+                "-B",
+                "16384",
+                "-i",
+                &link,
+                "-w",
+                &file,
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

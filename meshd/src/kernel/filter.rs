@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use plan::{Filter, Pin};
 
-use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER};
+use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER, MARK_OUTSIDER};
 
 /// What the forward and output hooks count, in table `inet weft`.
 pub(super) const COUNTERS: [&str; 8] = [
@@ -291,7 +291,7 @@ fn remove_pin(script: &mut String, link: &str) {
 /// What may come out of a link: IP with the right MAC and address, and only the neighbour discovery that goes with it.
 fn add_pin(script: &mut String, link: &str, pin: &Pin) {
     let mac = pin.mac.map(|byte| format!("{byte:02x}")).join(":");
-    let mark = if pin.enrolled { MARK_MEMBER } else { 0 };
+    let mark = if pin.enrolled { MARK_MEMBER } else { MARK_OUTSIDER };
     let set_mark = format!("meta mark set meta mark and {:#010x} or {mark:#010x}", !MARK_MASK);
     let own = |v4: bool| -> Vec<&IpAddr> { pin.addresses.iter().filter(|ip| ip.is_ipv4() == v4).collect() };
     let list = |ips: &[&IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

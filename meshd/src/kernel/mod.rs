@@ -26,6 +26,8 @@ pub(crate) use probe::missing;
 pub(crate) const MARK_MASK: u32 = 0x0f00_0000;
 /// Came out of an enrolled local workload's link, with its own MAC and address.
 pub(crate) const MARK_MEMBER: u32 = 0x0100_0000;
+/// Came out of the link of a local workload that is not in the mesh, with its own MAC and address.
+pub(crate) const MARK_OUTSIDER: u32 = 0x0300_0000;
 /// An outer packet of the engine.
 pub(crate) const MARK_OUTER: u32 = 0x0200_0000;
 /// Bytes that the tunnel adds to an inner packet over IPv6, the larger of the two (WireGuard paper section 5.4.6:

@@ -8,11 +8,11 @@ use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use plan::{Route, RouteTable, RouteTarget};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
-use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER};
+use super::{MARK_MASK, MARK_OUTER, MARK_OUTSIDER};
 
 /// Our routes and rules carry this originator, so that leftovers are recognised (rtnetlink(7), RTPROT above 4 is free
 /// for user space; not in /etc/iproute2/rt_protos).
@@ -22,21 +22,23 @@ const TABLE_PODS: u32 = 5182;
 const TABLE_NODES: u32 = 5183;
 const TABLE_MAIN: u32 = 254;
 
-/// One of our policy rules: priority, mark (with our mask) or input from this host, table.
+/// One of our policy rules: priority, mark (with our mask) or "did not come from this host itself", table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rule {
     priority: u32,
     mark: Option<u32>,
-    local: bool,
+    forwarded: bool,
     table: u32,
 }
 
-/// Outer packets never meet our tables; enrolled workloads' packets meet both; this host's own meet the workloads'.
+/// Whoever is not known to be outside the mesh looks into our tables first: should the filter and its marks be lost,
+/// an enrolled workload's packets still lead into the mesh and not around it. Outer packets never meet our tables, nor
+/// do those of workloads that are pinned as outsiders. This host's own packets meet the workloads' table alone.
 const RULES: [Rule; 4] = [
-    Rule { priority: 5180, mark: Some(MARK_OUTER), local: false, table: TABLE_MAIN },
-    Rule { priority: 5181, mark: Some(MARK_MEMBER), local: false, table: TABLE_PODS },
-    Rule { priority: 5182, mark: Some(MARK_MEMBER), local: false, table: TABLE_NODES },
-    Rule { priority: 5183, mark: None, local: true, table: TABLE_PODS },
+    Rule { priority: 5180, mark: Some(MARK_OUTER), forwarded: false, table: TABLE_MAIN },
+    Rule { priority: 5181, mark: Some(MARK_OUTSIDER), forwarded: false, table: TABLE_MAIN },
+    Rule { priority: 5182, mark: None, forwarded: false, table: TABLE_PODS },
+    Rule { priority: 5183, mark: None, forwarded: true, table: TABLE_NODES },
 ];
 
 /// Destination and table of a route, which is what makes it one route.
@@ -111,8 +113,13 @@ fn is(message: &RuleMessage, rule: Rule) -> bool {
             local = name == "lo";
         }
     }
+    let inverted = message.header.flags.contains(RuleFlags::Invert);
     let marked = mark == rule.mark && (rule.mark.is_none() || mask == Some(MARK_MASK));
-    priority_of(message) == Some(rule.priority) && table == rule.table && marked && local == rule.local
+    priority_of(message) == Some(rule.priority)
+        && table == rule.table
+        && marked
+        && local == rule.forwarded
+        && inverted == rule.forwarded
 }
 
 async fn add_rule(handle: &Handle, family: &IpVersion, rule: Rule) -> anyhow::Result<()> {
@@ -121,8 +128,9 @@ async fn add_rule(handle: &Handle, family: &IpVersion, rule: Rule) -> anyhow::Re
         request = request.fw_mark(mark);
         request.message_mut().attributes.push(RuleAttribute::FwMask(MARK_MASK));
     }
-    if rule.local {
+    if rule.forwarded {
         request = request.input_interface("lo");
+        request.message_mut().header.flags.insert(RuleFlags::Invert);
     }
     request.message_mut().attributes.push(RuleAttribute::Protocol(PROTOCOL));
     let added = match family {

@@ -101,7 +101,10 @@ fn scopes_and_ports() {
     lab.put("workload.yaml", workload);
     refused(&lab, "plain/client", ip);
     assert_eq!(lab.tcp_echo("plain/client", ip, 7, "port seven").as_deref(), Some("port seven"));
-    lab.put("workload.yaml", &workload.replace("STRICT", "PERMISSIVE").replace("{7: {mode: PERMISSIVE}}", "{7: {mode: STRICT}}"));
+    lab.put(
+        "workload.yaml",
+        &workload.replace("STRICT", "PERMISSIVE").replace("{7: {mode: PERMISSIVE}}", "{7: {mode: STRICT}}"),
+    );
     served(&lab, "plain/client", ip);
     eventually("port 7 is closed", SOON, || lab.tcp_echo("plain/client", ip, 7, "x").is_none().then_some(()));
     assert_eq!(lab.tcp_echo("demo/client", ip, 7, "by tunnel").as_deref(), Some("by tunnel"));
@@ -119,7 +122,9 @@ fn labels() {
     };
     assert!(clear(&lab), "the control");
     lab.apply(&namespace("plain", true));
-    eventually("both are in the mesh, and nothing is clear any more", Duration::from_secs(10), || (!clear(&lab)).then_some(()));
+    eventually("both are in the mesh, and nothing is clear any more", Duration::from_secs(10), || {
+        (!clear(&lab)).then_some(())
+    });
     assert!(lab.pings("plain/server", client));
     let after = lab.pod("plain/server");
     assert_eq!(before["pid"], after["pid"], "the pod was restarted");
@@ -148,11 +153,16 @@ fn stays() {
     let ip = lab.ip("demo/server", false);
     lab.put("mode.yaml", &peer_authentication("demo", "STRICT"));
     refused(&lab, "plain/client", ip);
-    for bad in ["kind: [", &peer_authentication("demo", "LOOSE"), &peer_authentication("demo", "STRICT").replace("mtls", "mtsl")] {
+    for bad in [
+        "kind: [",
+        &peer_authentication("demo", "LOOSE"),
+        &peer_authentication("demo", "STRICT").replace("mtls", "mtsl"),
+    ] {
         lab.put("mode.yaml", bad);
         eventually("the document is refused by name", SOON, || {
             let refusals = lab.ask("n2", "status")["refusals"].clone();
-            let told = refusals.as_array()?.iter().any(|r| r["file"].as_str().is_some_and(|f| f.ends_with("mode.yaml")));
+            let told =
+                refusals.as_array()?.iter().any(|r| r["file"].as_str().is_some_and(|f| f.ends_with("mode.yaml")));
             told.then_some(())
         });
         assert_eq!(lab.tcp_echo("plain/client", ip, 8080, "x"), None, "{bad}");
