@@ -1,4 +1,5 @@
-//! The built-in echo server: answers TCP and UDP on both families with what it was sent (RFC 862). ICMP is the kernel's.
+//! The built-in echo server: answers TCP and UDP on both families with what it was sent (RFC 862), and packets of IP
+//! protocol 253 (RFC 3692, for experiments) that begin with `?`. ICMP is the kernel's.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,7 +10,11 @@ use std::thread;
 use anyhow::{Context as _, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::probe::wire::{raw_payload, raw_socket};
 use crate::screen;
+
+/// The IP protocol that is answered without ports.
+const RAW_PROTOCOL: u8 = 253;
 
 /// The echo port of RFC 862.
 const ECHO_PORT: u16 = 7;
@@ -29,12 +34,20 @@ pub(super) fn run(ports: &[u16]) -> anyhow::Result<()> {
     }
     let mut threads = Vec::new();
     let connections = Arc::new(AtomicUsize::new(0));
-    for port in all {
+    for is_v4 in [true, false] {
+        match raw_socket(is_v4, RAW_PROTOCOL) {
+            Ok(socket) => threads.push(thread::spawn(move || serve_raw(&socket, is_v4))),
+            Err(error) => screen::note(&format!("echo: without protocol {RAW_PROTOCOL}: {error:#}")),
+        }
+    }
+    for port in &all {
+        let port = *port;
         let tcp = TcpListener::from(listen(Type::STREAM, Protocol::TCP, port)?);
         let udp = UdpSocket::from(listen(Type::DGRAM, Protocol::UDP, port)?);
         let connections = Arc::clone(&connections);
         threads.push(thread::spawn(move || serve_tcp(&tcp, &connections)));
-        threads.push(thread::spawn(move || serve_udp(&udp)));
+        let own = all.clone();
+        threads.push(thread::spawn(move || serve_udp(&udp, &own)));
         screen::note(&format!("echo: TCP and UDP port {port}"));
     }
     for thread in threads {
@@ -93,13 +106,27 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-fn serve_udp(socket: &UdpSocket) {
+/// Datagrams from a port that is an echo server's itself are left alone, or two of them would never stop.
+fn serve_udp(socket: &UdpSocket, own: &[u16]) {
     let mut buffer = [0; 64 * 1024];
     loop {
         // an ICMP error for an earlier answer shows up here: the next datagram is another matter
         let Ok((read, from)) = socket.recv_from(&mut buffer) else { continue };
-        if let Some(bytes) = buffer.get(..read) {
+        if let Some(bytes) = buffer.get(..read).filter(|_| !own.contains(&from.port())) {
             let _peer_went_away = socket.send_to(bytes, from);
+        }
+    }
+}
+
+/// A question is `?` and anything, its answer `!` and the same: answers are not answered.
+fn serve_raw(socket: &UdpSocket, is_v4: bool) {
+    let mut buffer = [0; 64 * 1024];
+    loop {
+        let Ok((read, from)) = socket.recv_from(&mut buffer) else { continue };
+        let packet = buffer.get(..read).unwrap_or_default();
+        if let Some(rest) = raw_payload(is_v4, packet).strip_prefix(b"?") {
+            let answer = [b"!", rest].concat();
+            let _peer_went_away = socket.send_to(&answer, SocketAddr::new(from.ip(), 0));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod address;
 mod apply;
+mod capture;
 mod cni_runtime;
 mod config;
 mod container;
@@ -16,9 +17,11 @@ mod live;
 mod logs;
 mod netcfg;
 mod overlay;
+mod pcap;
 mod pick;
 mod pod;
 mod pod_spec;
+mod probe;
 mod process;
 mod programs;
 mod ready;
@@ -88,6 +91,12 @@ enum Verb {
         #[arg(long)]
         dir: PathBuf,
     },
+    /// Sends marked traffic and checks the answers: for tests, inside a namespace.
+    #[command(hide = true, subcommand)]
+    Probe(probe::Probe),
+    /// Captures a wire until stdin ends and says what was on it: for tests.
+    #[command(hide = true)]
+    Capture(capture::CaptureArgs),
     /// Answers TCP and UDP with what it was sent: what pods without a command run.
     #[command(hide = true)]
     Echo {
@@ -111,6 +120,8 @@ impl LabArgs {
             Verb::Logs(args) => logs::run(&args)?,
             Verb::Down(args) => down::run(&args)?,
             Verb::Supervise { dir } => supervisor::run(&dir)?,
+            Verb::Probe(probe) => return probe.run(),
+            Verb::Capture(args) => capture::run(&args)?,
             Verb::Echo { ports } => echo::run(&ports)?,
         }
         Ok(ExitCode::SUCCESS)
