@@ -188,6 +188,20 @@ fn pl_13_an_address_is_free_once_the_node_says_that_the_pod_is_gone() {
     assert!(world.assign().slices[&node("n2")].endpoints.is_empty());
 }
 
+/// PL-13: outside the mesh, detached, its object lingers: its status speaks for the address no more.
+#[test]
+fn pl_13_a_pod_that_was_detached_is_not_known_to_be_clear_by_its_status() {
+    let mut world = World::new();
+    world.apply(namespace("disabled"));
+    world.attach("n1", "a", "10.1.0.5");
+    let mut lingering = pod("a", "n1");
+    lingering.ips.insert(ip("10.1.0.5"));
+    world.apply(Object::Pod(lingering));
+    assert_eq!(world.phase("n1", "10.1.0.5"), Some(Phase::Outside));
+    world.report("n1", |r| r.attachments.clear());
+    assert_eq!(world.phase("n1", "10.1.0.5"), None);
+}
+
 #[test]
 fn a_pod_of_another_node_or_uid_or_that_finished_is_not_attached() {
     let mut world = World::new();

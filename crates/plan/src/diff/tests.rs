@@ -16,6 +16,7 @@ use crate::world::{ip, node, spiffe};
 enum Known {
     Nothing,
     Clear,
+    Ready,
     Keyed { enforced: bool },
     Node,
 }
@@ -35,6 +36,7 @@ fn known() -> impl Strategy<Value = Known> {
     prop_oneof![
         Just(Known::Nothing),
         Just(Known::Clear),
+        Just(Known::Ready),
         any::<bool>().prop_map(|enforced| Known::Keyed { enforced }),
         Just(Known::Node),
     ]
@@ -58,10 +60,12 @@ fn state_of(remotes: [Known; 4], range: bool, own: bool, local: Local) -> Desire
     for (address, known) in REMOTES.into_iter().map(ip).zip(remotes) {
         match known {
             Known::Nothing => continue,
-            Known::Clear => {
+            Known::Clear | Known::Ready => {
                 filter.clear.insert(address);
                 route(RouteTable::Pods, address.into(), RouteTarget::Main);
-                continue;
+                if matches!(known, Known::Clear) {
+                    continue;
+                }
             }
             Known::Keyed { enforced } => {
                 filter.keyed.insert(address);
@@ -169,4 +173,36 @@ proptest! {
 fn led_into_the_mesh(state: &Desired, address: IpAddr) -> bool {
     let exact = |route: &&Route| route.table == RouteTable::Pods && route.prefix == address.into();
     state.routes.iter().find(exact).is_some_and(|route| route.target == RouteTarget::Mesh)
+}
+
+/// Node n2 as it takes both ways: it knows the pod here, and lets clear text in.
+fn receiver() -> Desired {
+    let mut state = Desired::default();
+    let keys = BTreeMap::from([(Epoch(1), [8; 32])]);
+    let known = RemoteIdentity { keys, addresses: BTreeSet::from([ip(HERE)]), ..RemoteIdentity::default() };
+    state.peers.insert(PeerName { node: node("n1"), identity: spiffe("a") }, known);
+    state.locals.entry(spiffe("b")).or_default().addresses.extend(REMOTES.into_iter().map(ip));
+    state
+}
+
+/// From a phase to its neighbour and back, each step of the steps: what passes before and after passes in between.
+#[test]
+fn between_neighbouring_phases_no_step_loses_a_packet() {
+    let (n1, n2, there) = (node("n1"), node("n2"), receiver());
+    let phases = [Known::Clear, Known::Ready, Known::Keyed { enforced: false }, Known::Keyed { enforced: true }];
+    let local = Local { enrolled: true, strict: false, require_mesh: false };
+    let state = |known| state_of([known, Known::Nothing, Known::Nothing, Known::Nothing], true, true, local);
+    for pair in phases.windows(2) {
+        for (from, to) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+            let (mut held, desired) = (state(from), state(to));
+            for step in steps(&desired, &held) {
+                step.apply(&mut held);
+                let (source, destination) = (ip(HERE), ip(REMOTES[0]));
+                let origin = Origin::Link("veth0".to_owned());
+                let packet = Packet { source, destination, ports: None, is_reply: false, origin };
+                let fate = follow(Site { node: &n1, desired: &held }, Site { node: &n2, desired: &there }, &packet);
+                assert!(!matches!(fate, Fate::Dropped(_)), "{from:?} to {to:?}, after {step:?}: {fate:?}");
+            }
+        }
+    }
 }
