@@ -72,7 +72,8 @@ pub struct Route {
     pub target: RouteTarget,
 }
 
-/// Our tables: packets of local processes only look into `Pods`, those of enrolled workloads into both.
+/// Our tables: packets of the node's own processes look into `Pods` alone, those of pinned outsiders into neither, all
+/// others into both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteTable {
     /// Remote workloads.

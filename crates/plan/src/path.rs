@@ -149,19 +149,28 @@ enum Way {
     Clear,
 }
 
+/// What a pin puts on a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Member,
+    Outsider,
+    None,
+}
+
 fn leave(site: Site<'_>, packet: &Packet) -> Result<Way, Cause> {
     let filter = &site.desired.filter;
     let (source, destination) = (&packet.source, &packet.destination);
-    let marked = match &packet.origin {
+    let mark = match &packet.origin {
         Origin::Link(link) => match filter.pins.get(link) {
-            Some(pin) if pin.addresses.contains(source) => pin.enrolled,
-            Some(_) => return Err(Cause::SpoofedSource),
-            None => false,
+            Some(pin) if !pin.addresses.contains(source) => return Err(Cause::SpoofedSource),
+            Some(pin) if pin.enrolled => Mark::Member,
+            Some(_) => Mark::Outsider,
+            None => Mark::None,
         },
-        Origin::Host | Origin::Stranger => false,
+        Origin::Host | Origin::Stranger => Mark::None,
     };
     let is_host = packet.origin == Origin::Host;
-    if route(site.desired, *destination, marked, is_host) == RouteTarget::Mesh {
+    if route(site.desired, *destination, mark, is_host) == RouteTarget::Mesh {
         return Ok(Way::Mesh);
     }
     if is_host {
@@ -169,7 +178,7 @@ fn leave(site: Site<'_>, packet: &Packet) -> Result<Way, Cause> {
         return if keyed { Err(Cause::DowngradePrevented) } else { Ok(Way::Clear) };
     }
     let unknown = is_unknown(filter, *destination);
-    if marked {
+    if mark == Mark::Member {
         if filter.keyed.contains(destination) || filter.keyed_nodes.contains(destination) {
             return Err(Cause::DowngradePrevented);
         }
@@ -195,12 +204,13 @@ fn is_unknown(filter: &Filter, ip: IpAddr) -> bool {
     !known && filter.pod_cidrs.iter().any(|range| range.contains(&ip))
 }
 
-/// Our tables, then main. Marked packets look into both, the node's own into that of the workloads.
-fn route(desired: &Desired, to: IpAddr, marked: bool, is_host: bool) -> RouteTarget {
-    let tables: &[RouteTable] = match (marked, is_host) {
-        (true, _) => &[RouteTable::Pods, RouteTable::Nodes],
-        (false, true) => &[RouteTable::Pods],
-        (false, false) => &[],
+/// Our tables, then main. Who is known to be outside the mesh does not look into them, and the node's own packets look
+/// into that of the workloads alone.
+fn route(desired: &Desired, to: IpAddr, mark: Mark, is_host: bool) -> RouteTarget {
+    let tables: &[RouteTable] = match (mark, is_host) {
+        (Mark::Outsider, _) => &[],
+        (Mark::Member | Mark::None, true) => &[RouteTable::Pods],
+        (Mark::Member | Mark::None, false) => &[RouteTable::Pods, RouteTable::Nodes],
     };
     let longest = |table: &RouteTable| {
         let inside = desired.routes.iter().filter(|route| route.table == *table && route.prefix.contains(&to));
@@ -211,7 +221,7 @@ fn route(desired: &Desired, to: IpAddr, marked: bool, is_host: bool) -> RouteTar
     found.unwrap_or(RouteTarget::Main)
 }
 
-/// Whether a marked packet may leave the mesh.
+/// Whether a member's packet may leave the mesh.
 fn why_not_in_clear(desired: &Desired, packet: &Packet) -> Option<Cause> {
     let filter = &desired.filter;
     let at = packet.ports.map(|ports| (packet.source, ports.source));
@@ -225,7 +235,7 @@ fn why_not_in_clear(desired: &Desired, packet: &Packet) -> Option<Cause> {
     filter.require_mesh.contains(&packet.source).then_some(Cause::RequireMesh)
 }
 
-/// Whether clear text, unmarked, may reach a local workload.
+/// Whether clear text of somebody who is no member may reach a local workload.
 fn judge(desired: &Desired, packet: &Packet) -> Option<Cause> {
     let filter = &desired.filter;
     if filter.keyed_enforced.contains(&packet.source) && filter.enrolled_enforced.contains(&packet.destination) {

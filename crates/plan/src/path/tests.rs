@@ -154,12 +154,27 @@ fn clear_text_in_the_name_of_who_has_a_key_is_refused() {
 /// PL-03: the pod runs and sends, its ADD has not come to us.
 #[test]
 fn pl_03_a_pod_that_is_not_pinned_yet_reaches_nobody_who_has_a_key() {
-    let cluster = world(Is(Mode::Permissive), Is(Mode::Permissive), "n2");
+    let mut cluster = world(Is(Mode::Permissive), Is(Mode::Permissive), "n2");
     let early = |to| packet(Origin::Stranger, "10.1.0.9", to);
-    let fate = |to| follow(cluster.site("n1"), cluster.site("n2"), &early(to));
-    assert_eq!(fate("10.2.0.7"), drop(Cause::Unpinned));
-    assert_eq!(fate("10.2.0.99"), drop(Cause::Unpinned), "nobody has spoken for it");
-    assert_eq!(fate("198.51.100.1"), Fate::Clear);
+    let fate = |cluster: &Cluster, to| follow(cluster.site("n1"), cluster.site("n2"), &early(to));
+    assert_eq!(fate(&cluster, "10.2.0.7"), drop(Cause::NotLocalSource), "led into the mesh, where nobody is it");
+    assert_eq!(fate(&cluster, "10.2.0.99"), drop(Cause::NotLocalSource), "nobody has spoken for it");
+    assert_eq!(fate(&cluster, "198.51.100.1"), Fate::Clear);
+    cluster.nodes.get_mut(&node("n1")).unwrap().desired.routes.clear();
+    assert_eq!(fate(&cluster, "10.2.0.7"), drop(Cause::Unpinned), "the routes are lost, the filter is not");
+    assert_eq!(fate(&cluster, "10.2.0.99"), drop(Cause::Unpinned));
+}
+
+/// T12: somebody flushed the filter, pins and marks with it.
+#[test]
+fn t12_without_filter_a_members_packets_still_lead_into_the_mesh() {
+    let mut cluster = world(Is(Mode::Permissive), Is(Mode::Permissive), "n2");
+    let kept = cluster.nodes[&node("n1")].desired.filter.clone();
+    cluster.nodes.get_mut(&node("n1")).unwrap().desired.filter = Filter::default();
+    assert_eq!(cluster.fate("a", "b", None, false), tunnel("a", "b", "n2"));
+    let me = cluster.nodes.get_mut(&node("n1")).unwrap();
+    (me.desired.filter, me.desired.routes) = (kept, std::collections::BTreeSet::new());
+    assert_eq!(cluster.fate("a", "b", None, false), drop(Cause::DowngradePrevented));
 }
 
 #[test]
