@@ -1,4 +1,4 @@
-//! What meshd's admin socket answers, as typed values: the other half of `meshd/src/admin.rs`.
+//! What meshd's admin socket answers, as typed values: the other half of `meshd/src/node/answers.rs`.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,8 @@ pub(crate) struct Status {
     pub(crate) attachments: Vec<Attachment>,
     /// How many remote identities are known, and how many have a session.
     pub(crate) peers: PeerCount,
+    /// What went through the tunnel device.
+    pub(crate) traffic: Traffic,
     /// Packets given up, by reason.
     pub(crate) drops: BTreeMap<String, u64>,
     /// Manifests that could not be used.
@@ -52,6 +54,8 @@ pub(crate) struct Attachment {
     pub(crate) mode: Option<String>,
     /// Whether it is in the mesh.
     pub(crate) enrolled: bool,
+    /// Where a change of mode is: `Enforced` when all nodes have switched, `Outside` when not enrolled.
+    pub(crate) phase: Option<String>,
 }
 
 /// How many peers there are.
@@ -90,4 +94,74 @@ pub(crate) struct SeenFlow {
     pub(crate) port: u16,
     /// Packets.
     pub(crate) count: u64,
+}
+
+/// Inner packets, in plain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Traffic {
+    /// From workloads here.
+    pub(crate) sent_packets: u64,
+    /// From workloads here.
+    pub(crate) sent_bytes: u64,
+    /// To workloads here.
+    pub(crate) received_packets: u64,
+    /// To workloads here.
+    pub(crate) received_bytes: u64,
+}
+
+/// A row of the answer to `peers`: a remote (node, identity).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Peer {
+    /// Its node.
+    pub(crate) node: String,
+    /// Its SPIFFE ID.
+    pub(crate) identity: String,
+    /// `session`, `idle` or `no-binding`.
+    pub(crate) state: String,
+    /// Its inner addresses.
+    pub(crate) addresses: Vec<String>,
+    /// Its outer UDP address.
+    pub(crate) endpoint: Option<String>,
+    /// The generation of the key in use.
+    pub(crate) epoch: Option<u64>,
+    /// Seconds since the last handshake.
+    pub(crate) last_handshake_s: Option<u64>,
+    /// Bytes sealed for it.
+    pub(crate) tx_bytes: u64,
+    /// Bytes opened from it.
+    pub(crate) rx_bytes: u64,
+    /// The identities here that it has sessions with.
+    pub(crate) local_identities: Vec<String>,
+}
+
+/// A row of the answer to `identity`: an identity that lives on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct LocalIdentity {
+    /// Its SPIFFE ID.
+    pub(crate) spiffe_id: String,
+    /// The node.
+    pub(crate) node: String,
+    /// The pods that have it there; none for the node's own.
+    pub(crate) pods: Vec<String>,
+    /// Its WireGuard public keys.
+    pub(crate) fingerprints: Vec<KeyPrint>,
+    /// Its X.509-SVID with the chain, in PEM.
+    pub(crate) svid: Option<String>,
+    /// Its newest signed binding.
+    pub(crate) binding: Option<String>,
+}
+
+/// A WireGuard public key of an identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct KeyPrint {
+    /// The key, hexadecimal.
+    pub(crate) key: String,
+    /// Its generation.
+    pub(crate) epoch: u64,
+    /// Whether the issuer has signed a binding for it.
+    pub(crate) bound: bool,
 }

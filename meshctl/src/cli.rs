@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::lab;
+use crate::identity::{IdentityVerb, ProofVerb};
+use crate::{identity, lab, node, peers, status};
 
 /// See, check and try Weft, the identity-keyed mesh.
 #[derive(Debug, Parser)]
@@ -16,6 +17,10 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  meshctl status                        is this node well, who is on it, what was refused
+  meshctl peers                         who is known, with whom there is a session
+  meshctl identity show demo/client     SPIFFE ID, pods and keys of a service account
+  meshctl node token n4 > n4.token      lets a node join
   meshctl lab demo                      the whole story, with real traffic, on this machine
   meshctl lab up                        three nodes and a few pods in network namespaces
   meshctl lab exec demo/client -- ping -c1 10.244.2.2
@@ -26,6 +31,22 @@ Examples:
 enum Verb {
     /// Nodes, pods and a stranger in network namespaces on this machine, with the real programs.
     Lab(lab::LabArgs),
+    /// Is the node well, who is on it, what was dropped or refused, and why.
+    Status(status::StatusArgs),
+    /// The remote identities that a node knows, and the sessions with them.
+    Peers(peers::PeersArgs),
+    /// Who lives on a node.
+    #[command(subcommand)]
+    Identity(IdentityVerb),
+    /// X.509-SVIDs, verified against the issuer's certificates.
+    #[command(subcommand)]
+    Svid(ProofVerb),
+    /// Signed statements "this key is that identity on that node", verified against the issuer's certificates.
+    #[command(subcommand)]
+    Binding(ProofVerb),
+    /// Lets nodes join.
+    #[command(subcommand)]
+    Node(node::NodeVerb),
     /// Prints a completion script for a shell.
     Completions {
         /// Which shell.
@@ -39,7 +60,14 @@ impl Cli {
     /// # Errors
     /// Whatever went wrong, told so that a person can act on it.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let code = |is_well: bool| if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         match self.verb {
+            Verb::Status(args) => Ok(code(status::run(&args)?)),
+            Verb::Peers(args) => peers::run(&args).map(|()| ExitCode::SUCCESS),
+            Verb::Identity(verb) => verb.run().map(|()| ExitCode::SUCCESS),
+            Verb::Svid(verb) => Ok(code(identity::show_svids(&verb)?)),
+            Verb::Binding(verb) => Ok(code(identity::show_bindings(&verb)?)),
+            Verb::Node(verb) => verb.run().map(|()| ExitCode::SUCCESS),
             Verb::Lab(args) => args.run(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "meshctl", &mut std::io::stdout());

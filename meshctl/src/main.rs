@@ -2,9 +2,14 @@
 
 mod admin_reply;
 mod cli;
+mod identity;
 mod lab;
+mod node;
+mod peers;
 mod rpc;
 mod screen;
+mod status;
+mod target;
 
 use std::process::ExitCode;
 

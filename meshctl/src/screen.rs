@@ -1,6 +1,6 @@
 //! Writes for people (and pipes): results to stdout, progress and errors to stderr, colour only on a terminal.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 
@@ -35,6 +35,60 @@ pub(crate) fn note(text: &str) {
     let _gone = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Whether stdout is a terminal that wants colour (<https://no-color.org>).
+fn is_colourful() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// Text in a colour (SGR parameter of ECMA-48), on a terminal that wants it.
+fn coloured(text: &str, parameter: u8) -> String {
+    if is_colourful() { format!("\x1b[{parameter}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// What is well: green.
+pub(crate) fn good(text: &str) -> String {
+    coloured(text, 32)
+}
+
+/// What is not: red.
+pub(crate) fn bad(text: &str) -> String {
+    coloured(text, 31)
+}
+
+/// A title: bold.
+pub(crate) fn strong(text: &str) -> String {
+    coloured(text, 1)
+}
+
+/// An aside: faint.
+pub(crate) fn faint(text: &str) -> String {
+    coloured(text, 2)
+}
+
+/// A length of time as people say it: `42 s`, `3 min 20 s`, `2 h 5 min`.
+pub(crate) fn seconds(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// An amount of data as people say it: `512 B`, `1.5 KiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let mut unit = "B";
+    let (mut whole, mut tenths) = (bytes, 0);
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if whole < 1024 {
+            break;
+        }
+        tenths = whole % 1024 * 10 / 1024;
+        whole /= 1024;
+        unit = next;
+    }
+    if unit == "B" { format!("{whole} B") } else { format!("{whole}.{tenths} {unit}") }
+}
+
 /// Whether the reader of our output went away, as `head` does: no reason to complain.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
@@ -63,6 +117,12 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_are_said_as_people_say_them() {
+        assert_eq!([0, 59, 60, 3599, 3600].map(seconds), ["0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min"]);
+        assert_eq!([0, 1023, 1024, 1536, 1 << 30].map(bytes), ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 GiB"]);
+    }
 
     #[test]
     fn a_table_is_as_wide_as_its_widest_cells() {

@@ -35,6 +35,8 @@ mod up;
 mod view;
 mod watch;
 
+pub(crate) use pick::{LabChoice, all as names};
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

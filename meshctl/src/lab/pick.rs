@@ -97,6 +97,24 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Where the node daemons answer: all, or that of one node.
+    pub(crate) fn admin_sockets(&self, node: Option<&str>) -> Vec<PathBuf> {
+        let is_meant = |name: &str| node.is_none_or(|n| n == name);
+        self.facts.nodes.iter().filter(|n| is_meant(&n.name)).map(|n| self.layout.admin_socket(&n.name)).collect()
+    }
+
+    /// Where the controller answers.
+    pub(crate) fn controller_socket(&self) -> PathBuf {
+        self.layout.controller_socket()
+    }
+
+    /// The folder of manifests.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.layout.directory()
+    }
+}
+
 /// The names of the labs in the usual place.
 pub(crate) fn all() -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(LABS) else { return Vec::new() };

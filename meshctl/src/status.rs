@@ -1,0 +1,112 @@
+//! `meshctl status`: is the node well, who is on it, what was refused, and why.
+
+use std::fmt::Write as _;
+
+use crate::admin_reply::{SeenFlow, Status};
+use crate::screen::{self, Format};
+use crate::target::NodeTarget;
+
+/// `meshctl status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    target: NodeTarget,
+    /// `json` prints one document, a list with one entry a node.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Shows the nodes; an unready one makes the exit code 1.
+///
+/// # Errors
+/// A daemon does not answer.
+pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<bool> {
+    let sockets = args.target.sockets()?;
+    let ask = |socket: &std::path::PathBuf| crate::rpc::ask_for(socket, "status");
+    let nodes: Vec<serde_json::Value> = sockets.iter().map(ask).collect::<anyhow::Result<_>>()?;
+    let typed: Vec<Status> =
+        nodes.iter().map(|n| Ok(serde_json::from_value(n.clone())?)).collect::<anyhow::Result<_>>()?;
+    match args.output {
+        Format::Json => screen::out_json(&nodes)?,
+        Format::Text => screen::out(&typed.iter().map(text).collect::<Vec<_>>().join("\n\n"))?,
+    }
+    Ok(typed.iter().all(|n| n.ready))
+}
+
+fn text(status: &Status) -> String {
+    let ready = if status.ready { screen::good("ready") } else { screen::bad("not ready") };
+    let mut text = format!(
+        "{}  {ready}  meshd {}, up {}, trust domain {}",
+        screen::strong(&status.node),
+        status.version,
+        screen::seconds(status.uptime_s),
+        status.trust_domain
+    );
+    for reason in &status.blocked_on {
+        add(&mut text, &format!("\n  waits for: {reason}"));
+    }
+    let traffic = &status.traffic;
+    add(
+        &mut text,
+        &format!(
+            "\n  {} peers known, {} in session; sealed {} ({} packets), opened {} ({} packets)\n",
+            status.peers.known,
+            status.peers.sessions,
+            screen::bytes(traffic.sent_bytes),
+            traffic.sent_packets,
+            screen::bytes(traffic.received_bytes),
+            traffic.received_packets,
+        ),
+    );
+    let mut rows = vec![row(["  WORKLOAD", "MODE", "IDENTITY", "ADDRESSES", "LINK"])];
+    for a in &status.attachments {
+        rows.push(row([
+            &format!("  {}", a.pod),
+            a.mode.as_deref().unwrap_or("not enrolled"),
+            a.identity.as_deref().unwrap_or("-"),
+            &a.ips.join(","),
+            &a.link,
+        ]));
+    }
+    add(&mut text, &screen::table(&rows));
+    if !status.drops.is_empty() {
+        let drops: Vec<String> = status.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+        add(&mut text, &format!("\n  Packets dropped: {}", drops.join(", ")));
+    }
+    flows(&mut text, "Clear text refused, because the workload is STRICT", &status.denied);
+    flows(&mut text, "Clear text accepted, because the workload is PERMISSIVE", &status.clear_seen);
+    for refusal in &status.refusals {
+        add(
+            &mut text,
+            &format!("\n  {}: {}:{}: {}", screen::bad("not used"), refusal.file, refusal.line, refusal.reason),
+        );
+    }
+    text
+}
+
+fn flows(text: &mut String, title: &str, flows: &[SeenFlow]) {
+    if flows.is_empty() {
+        return;
+    }
+    let line = |f: &SeenFlow| {
+        let port = if f.port == 0 { String::new() } else { format!(" port {}", f.port) };
+        row([
+            &format!("    {}", f.source),
+            "to",
+            &f.destination,
+            &format!("{}{port}", f.protocol),
+            &format!("{} packets", f.count),
+        ])
+    };
+    let rows: Vec<_> = flows.iter().map(line).collect();
+    add(text, &format!("\n  {title}:\n{}", screen::table(&rows)));
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn add(text: &mut String, more: &str) {
+    // writing to a String does not fail
+    let _always = text.write_str(more);
+}

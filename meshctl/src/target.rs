@@ -1,0 +1,119 @@
+//! Whom a question goes to: the node daemon or controller of this machine, or those of a lab.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::lab::{self, LabChoice};
+use crate::screen;
+
+/// Where meshd listens when it is not told otherwise.
+const RUN_DIR: &str = "/run/weft";
+/// Where the directory back end's bundle is, below the directory.
+const TRUST_FILE: &str = "weft.dev/trust.yaml";
+
+/// Which node daemons are asked.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct NodeTarget {
+    /// The daemon's socket [default: /run/weft/admin.sock, or the only lab there is]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["lab", "node"])]
+    socket: Option<PathBuf>,
+    /// The nodes of this lab.
+    #[arg(long, value_name = "NAME")]
+    lab: Option<String>,
+    /// This node of the lab alone.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+/// Which controller is asked.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ControllerTarget {
+    /// The controller's socket [default: /run/weft/controller.sock, or the only lab's]
+    #[arg(long, value_name = "PATH", conflicts_with = "lab")]
+    socket: Option<PathBuf>,
+    /// The controller of this lab.
+    #[arg(long, value_name = "NAME")]
+    lab: Option<String>,
+}
+
+impl NodeTarget {
+    /// The sockets to ask, one a node.
+    ///
+    /// # Errors
+    /// There is none, or several labs to choose from.
+    pub(crate) fn sockets(&self) -> anyhow::Result<Vec<PathBuf>> {
+        if let Some(socket) = &self.socket {
+            return Ok(vec![socket.clone()]);
+        }
+        let own = Path::new(RUN_DIR).join("admin.sock");
+        if self.lab.is_none() && self.node.is_none() && own.exists() {
+            return Ok(vec![own]);
+        }
+        let lab = lab_of(self.lab.as_deref(), &own)?.open()?;
+        let sockets = lab.admin_sockets(self.node.as_deref());
+        let node = self.node.as_deref().unwrap_or_default();
+        ensure!(!sockets.is_empty(), "the lab has no node {node}");
+        Ok(sockets)
+    }
+
+    /// The file with the issuer's certificates: `directory`'s, or the lab's.
+    ///
+    /// # Errors
+    /// Neither is known.
+    pub(crate) fn trust_file(&self, directory: Option<&Path>) -> anyhow::Result<PathBuf> {
+        if let Some(directory) = directory {
+            return Ok(directory.join(TRUST_FILE));
+        }
+        let own = Path::new(RUN_DIR).join("admin.sock");
+        if self.socket.is_some() || (self.lab.is_none() && own.exists()) {
+            bail!("say where the manifests are with --directory: the issuer's certificates are read from there");
+        }
+        Ok(lab_of(self.lab.as_deref(), &own)?.open()?.directory().join(TRUST_FILE))
+    }
+}
+
+impl ControllerTarget {
+    /// The socket to ask.
+    ///
+    /// # Errors
+    /// As [`NodeTarget::sockets`].
+    pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let own = Path::new(RUN_DIR).join("controller.sock");
+        if self.lab.is_none() && own.exists() {
+            return Ok(own);
+        }
+        Ok(lab_of(self.lab.as_deref(), &own)?.open()?.controller_socket())
+    }
+}
+
+/// The lab that is meant; without a name, the only one there is.
+fn lab_of(name: Option<&str>, own: &Path) -> anyhow::Result<LabChoice> {
+    if let Some(name) = name {
+        return Ok(LabChoice::named(name));
+    }
+    match lab::names().as_slice() {
+        [only] => {
+            screen::note(&format!("(of lab {only}: nothing listens at {})", own.display()));
+            Ok(LabChoice::named(only))
+        }
+        [] => bail!("nothing listens at {}, and no lab is up: start meshd, or meshctl lab up", own.display()),
+        several => bail!("nothing listens at {}; choose a lab with --lab: {}", own.display(), several.join(", ")),
+    }
+}
+
+/// Asks all sockets the same and joins the rows of their answers.
+///
+/// # Errors
+/// One of them does not answer.
+pub(crate) fn ask_rows<T: serde::de::DeserializeOwned>(sockets: &[PathBuf], verb: &str) -> anyhow::Result<Vec<T>> {
+    let mut rows = Vec::new();
+    for socket in sockets {
+        let answered: Vec<T> = crate::rpc::ask_for(socket, verb).context("is meshd running?")?;
+        rows.extend(answered);
+    }
+    Ok(rows)
+}
