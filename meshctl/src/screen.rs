@@ -60,11 +60,6 @@ pub(crate) fn strong(text: &str) -> String {
     coloured(text, 1)
 }
 
-/// An aside: faint.
-pub(crate) fn faint(text: &str) -> String {
-    coloured(text, 2)
-}
-
 /// A length of time as people say it: `42 s`, `3 min 20 s`, `2 h 5 min`.
 pub(crate) fn seconds(seconds: u64) -> String {
     match seconds {
