@@ -56,7 +56,7 @@ impl World {
                 self.directory.slowest = 4_000;
                 self.heal_in(5_000, 20_000, Heal::Directory);
             }
-            8 => self.birth(node, if node % 2 == 0 { "shop" } else { "misc" }, None),
+            8 => self.birth(node, if node.is_multiple_of(2) { "shop" } else { "misc" }, None),
             9 => drop(self.some_death()),
             10 | 11 => {
                 // PL-13: an address goes to another workload, mostly on another node, at once

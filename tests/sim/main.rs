@@ -55,7 +55,7 @@ fn run<T: Send + 'static>(seed: u64, what: impl FnOnce(u64) -> T + Send + 'stati
 /// A cluster of some size with some workloads, quiet.
 fn cluster(seed: u64) -> World {
     // short-lived keys, or clocks that are far off: not both (a binding outlives its turn by two periods)
-    let period = Duration::from_secs(if seed % 2 == 0 { 60 } else { 600 });
+    let period = Duration::from_secs(if seed.is_multiple_of(2) { 60 } else { 600 });
     let nodes = 3 + u8::try_from(seed % 4).unwrap();
     let mut world = World::new(seed, nodes, period);
     for node in 0..usize::from(nodes) {

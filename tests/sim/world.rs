@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use identity::{NodeName, SpiffeId, TrustDomain, UnixTime};
+use identity::{SpiffeId, TrustDomain, UnixTime};
 use plan::PeerName;
 use wg::Handled;
 
