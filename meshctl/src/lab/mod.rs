@@ -7,6 +7,7 @@ mod cni_runtime;
 mod config;
 mod container;
 mod daemon;
+mod demo;
 mod document;
 mod down;
 mod echo;
@@ -52,6 +53,7 @@ pub(crate) struct LabArgs {
 
 const EXAMPLES: &str = "\
 Examples:
+  meshctl lab demo                                see what it does, checked
   meshctl lab up                                  three nodes, dual stack, four pods
   meshctl lab up -f lab.yaml --name big           another lab beside it
   meshctl lab apply -f pods.yaml                  more pods; the folder is watched
@@ -72,6 +74,8 @@ lab.yaml, every field of which may be left out:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// The whole story with real traffic, every claim checked, in about a minute.
+    Demo(demo::DemoArgs),
     /// Builds a lab and waits until its pods run.
     Up(up::UpArgs),
     /// Puts manifests into the lab's directory, object by object.
@@ -114,6 +118,7 @@ impl LabArgs {
     /// Whatever went wrong, told so that a person can act on it.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.verb {
+            Verb::Demo(args) => return demo::run(&args),
             Verb::Up(args) => up::run(&args)?,
             Verb::Apply(args) => apply::run(&args)?,
             Verb::Delete(args) => apply::delete(&args)?,

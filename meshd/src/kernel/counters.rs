@@ -25,7 +25,7 @@ pub(crate) struct Observed {
 pub(crate) struct SeenFlow {
     pub(crate) source: String,
     pub(crate) destination: String,
-    /// As nft names it: `tcp`, `udp`, `icmp`, or a number.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, or the protocol's number.
     pub(crate) protocol: String,
     /// 0 where the protocol has none.
     pub(crate) port: u16,
@@ -71,8 +71,20 @@ fn flow(element: &Value) -> Option<SeenFlow> {
     };
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let port = port.as_u64().and_then(|p| u16::try_from(p).ok())?;
-    let (source, destination, protocol) = (text(source), text(destination), text(protocol));
+    let (source, destination) = (text(source), text(destination));
+    let protocol = protocol_name(text(protocol));
     Some(SeenFlow { source, destination, protocol, port, count })
+}
+
+/// The names that people know of the numbers of IANA's registry of protocols.
+fn protocol_name(number: String) -> String {
+    match number.as_str() {
+        "1" => "icmp".to_owned(),
+        "6" => "tcp".to_owned(),
+        "17" => "udp".to_owned(),
+        "58" | "ipv6-icmp" => "icmpv6".to_owned(),
+        _ => number,
+    }
 }
 
 async fn list(arguments: &[&str]) -> anyhow::Result<Vec<Value>> {
