@@ -1,7 +1,7 @@
 //! Who may talk to whom, and in which mode. Pure: plain data in, verdicts out.
 //!
-//! What this is not: it knows no Kubernetes types, no addresses and no kernel. Main types: [`PeerAuthentication`],
-//! [`EffectiveMode`], [`Selector`].
+//! What this is not: it reads no file and knows no kernel. Main types: [`EffectiveMode`], the resolved PeerAuthentication;
+//! [`RuleSet`], the compiled policies; [`Verdict`], what they say of a [`Flow`].
 //!
 //! ```
 //! use policy::{Labels, Mode, PeerAuthentication, resolve};
@@ -20,10 +20,18 @@
 //! assert!(!resolve([&strict], "elsewhere", &Labels::new(), "weft-system").is_strict());
 //! ```
 
+pub mod blocks;
 pub mod enrolment;
 pub mod mode;
+pub mod rule_set;
 pub mod selector;
+pub mod verdict;
+pub mod workload;
 
+pub use blocks::Blocks;
 pub use enrolment::{MESH_LABEL, is_enrolled};
 pub use mode::{EffectiveMode, Mode, Outbound, PeerAuthentication, resolve};
+pub use rule_set::RuleSet;
 pub use selector::{Expression, Labels, Selector};
+pub use verdict::{Decision, Direction, End, Flow, PolicyKind, PolicyRef, Reason, RuleRef, Verdict};
+pub use workload::{NamedPort, Node, Protocol, Workload, WorkloadId, World};
