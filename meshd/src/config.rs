@@ -40,7 +40,7 @@ pub(crate) struct SharedConfig {
     #[arg(long, env = "WEFT_ROTATION_PERIOD", default_value = "24h", value_name = "DURATION", value_parser = rotation_period)]
     pub(crate) rotation_period: Duration,
     /// What to log: a level or a list of target=level (tracing's filter syntax).
-    #[arg(long, env = "WEFT_LOG", default_value = "info,boringtun=error", value_name = "FILTER")]
+    #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     pub(crate) log: String,
     /// Log as JSON lines.
     #[arg(long, env = "WEFT_LOG_JSON")]

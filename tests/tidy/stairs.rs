@@ -25,7 +25,7 @@ const HEAVY: [(&str, &[&str]); 6] = [
     ("tokio", &["meshd"]),
     ("rtnetlink", &["meshd"]),
     ("netlink-packet-route", &["meshd"]),
-    ("boringtun", &["wg"]),
+    ("boringtun", &[]),
     ("clap", &["meshd", "meshctl"]),
     ("anyhow", &["meshd", "meshctl", "mesh-tests"]),
 ];

@@ -19,6 +19,10 @@ const SOURCES_MAX: usize = 4096;
 /// Handshake messages of one peer (Linux `messages.h`, `INITIATIONS_PER_SECOND` 50).
 const PEER_RATE: Rate = Rate { interval: Duration::from_millis(20), burst: 50 };
 
+/// Renewals of keys that have a minute left: so many begin in a second, so that a thousand keys of one age are not renewed
+/// in one moment. Half of what puts the other side under load.
+const RENEWAL_RATE: Rate = Rate { interval: Duration::from_millis(4), burst: 25 };
+
 /// One event per `interval`, after at most `burst` at once.
 #[derive(Clone, Copy)]
 struct Rate {
@@ -84,11 +88,24 @@ pub(crate) struct Admission {
     initiations: u32,
     loaded_until: Option<Instant>,
     sources: BTreeMap<IpAddr, Bucket>,
+    renewals: Bucket,
 }
 
 impl Admission {
-    pub(crate) const fn new(now: Instant) -> Self {
-        Self { second_began: now, trials: 0, initiations: 0, loaded_until: None, sources: BTreeMap::new() }
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            second_began: now,
+            trials: 0,
+            initiations: 0,
+            loaded_until: None,
+            sources: BTreeMap::new(),
+            renewals: Bucket::full(RENEWAL_RATE, now),
+        }
+    }
+
+    /// Whether one more key may be renewed now that could also wait.
+    pub(crate) fn admits_renewal(&mut self, now: Instant) -> bool {
+        self.renewals.take(RENEWAL_RATE, now)
     }
 
     /// Counts an initiation before its `mac1` is tried with so many keys; says whether it may be. A flood of rubbish must

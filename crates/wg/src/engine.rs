@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::admission::Admission;
+use crate::cookie::Cookies;
 use crate::drop::{DropCounters, DropReason};
 use crate::event::{Event, Events, RetireReason};
 use crate::index::{Pair, Sessions, Slot};
@@ -14,12 +15,17 @@ use crate::local::Locals;
 use crate::parked::Parked;
 use crate::peer::Peers;
 use crate::random::Random;
-use crate::session::{Session, TICK, Ticked};
+use crate::session::{Due, Session};
+use crate::stamp::{Stamp, WallClock};
 use crate::transmit::{Transmit, Transmits};
 use crate::waiting::{Bounds, Waiting};
 
+#[cfg(test)]
+mod hooks;
 mod inbound;
 mod outbound;
+
+pub use outbound::Path;
 
 /// The largest datagram that UDP carries, and with it the largest message.
 pub(crate) const DATAGRAM_MAX: usize = 65_535;
@@ -40,6 +46,10 @@ const STAGED: Bounds = Bounds {
     age: Duration::from_secs(90),
     overflow: Some(DropReason::QueueFull),
 };
+
+/// How many pairs of keys' newest initiations are remembered when their sessions are gone (76 bytes each). Of further
+/// ones a captured initiation is answered once more, to no effect.
+const STAMPS_MAX: usize = 65_536;
 
 /// What came of a datagram.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,38 +127,58 @@ pub struct Engine<L, P> {
     staged: Waiting<Pair>,
     parked: Parked,
     admission: Admission,
+    cookies: Cookies,
+    clock: WallClock,
+    /// The newest initiation of each pair of public keys, ours and the peer's.
+    stamps: BTreeMap<([u8; 32], [u8; 32]), Stamp>,
     transmits: Transmits,
     events: Events<L, P>,
     drops: DropCounters,
-    /// The last opened packet.
+    /// The last datagram that was not opened in place.
     inner: Vec<u8>,
-    /// The packet being sealed, with its padding.
-    padded: Vec<u8>,
+    /// When something that waits will have waited too long.
     wake: Option<Instant>,
 }
 
 impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
-    /// An engine without identities and peers. The seed decides indices and jitter; it must be random where it matters,
-    /// and is not a key. (Ephemeral keys come from the operating system, by way of boringtun.)
+    /// An engine without identities and peers.
+    ///
+    /// Everything random follows from the seed, ephemeral keys too: it must come from the operating system's generator
+    /// where it matters, and nobody may keep it. `wall` is what the wall clock shows at `now`; handshakes are stamped with
+    /// it, so that it has to be later than in the life before.
     #[must_use]
-    pub fn new(seed: [u8; 32], now: Instant) -> Self {
+    pub fn new(seed: [u8; 32], wall: SystemTime, now: Instant) -> Self {
+        let mut random = Random::new(seed);
         Self {
-            random: Random::new(seed),
+            cookies: Cookies::new(&mut random, now),
+            random,
             mtu: MTU_DEFAULT,
             locals: Locals::new(),
             peers: Peers::new(),
-            sessions: Sessions::new(),
+            sessions: Sessions::default(),
             held: Waiting::new(HELD),
             staged: Waiting::new(STAGED),
             parked: Parked::default(),
             admission: Admission::new(now),
+            clock: WallClock::new(wall, now),
+            stamps: BTreeMap::new(),
             transmits: Transmits::new(),
             events: Events::new(),
             drops: DropCounters::default(),
             inner: vec![0; DATAGRAM_MAX],
-            padded: Vec::new(),
             wake: None,
         }
+    }
+
+    /// Mixes fresh entropy into everything random from now on: whoever has read this process's memory does not know the
+    /// ephemeral keys to come. To be done every minute or so; never needed for two engines to understand each other.
+    pub fn mix_entropy(&mut self, entropy: &[u8; 32]) {
+        self.random.mix(entropy);
+    }
+
+    /// Takes another reading of the wall clock. One that goes back is not followed.
+    pub fn set_wall_clock(&mut self, wall: SystemTime, now: Instant) {
+        self.clock.set(wall, now);
     }
 
     /// Sets the inner MTU in bytes: padding never makes a packet longer than this. Default 1420.
@@ -181,40 +211,28 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
 
     /// When to call [`handle_timeout`](Self::handle_timeout); `None` while there is nothing to wait for.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<Instant> {
-        self.wake
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let waiting = self.held.len() + self.staged.len() + self.parked.len();
+        let wake = self.wake.filter(|_| waiting > 0);
+        [wake, self.sessions.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Lets time pass: repeats and renews handshakes, ends what is over. Cheap when called early.
+    /// Lets time pass: repeats and renews handshakes, ends what is over. Costs nothing for whatever is not due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        for slot in self.sessions.take_due(now) {
+            self.wake_session(slot, now);
+        }
         if self.wake.is_none_or(|wake| now < wake) {
             return;
         }
-        let slots: Vec<Slot> = self.sessions.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            let Some(session) = self.sessions.get(slot) else { continue };
-            if session.is_idle(now) {
-                self.retire(slot, RetireReason::Idle);
-            } else if session.is_due(now) {
-                self.tick_if_stale(slot, now);
-            }
-        }
         for reason in self.held.expire(now).into_iter().chain(self.staged.expire(now)) {
             self.drops.count(reason);
-        }
-        for pair in self.staged.keys() {
-            if self.best(pair, now).is_none() {
-                self.start_handshakes(pair, now);
-            }
         }
         for _ in 0..self.parked.expire(now) {
             self.drops.count(DropReason::UnknownKey);
         }
         self.admission.forget_sources(now);
-        self.wake = self.sessions.iter().map(|(_, session)| session.deadline(now)).min();
-        if self.held.len() + self.staged.len() + self.parked.len() > 0 {
-            self.wake_by(now + TICK);
-        }
+        self.wake = [self.held.expiry(), self.staged.expiry(), self.parked.expiry()].into_iter().flatten().min();
     }
 
     /// How often each reason for a drop happened.
@@ -291,6 +309,8 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
         self.locals.forget_gone();
         self.peers.forget_gone();
+        let (locals, peers) = (&self.locals, &self.peers);
+        self.stamps.retain(|(ours, theirs), _| locals.has_public_key(ours) && peers.by_key(theirs).is_some());
         self.retry_parked(now);
         self.retry_held(now);
         for pair in self.staged.keys() {
@@ -329,31 +349,17 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         Some((self.locals.id(pair.local)?.clone(), self.peers.id(pair.peer)?.clone()))
     }
 
-    /// Ticks a session before it is used, if the last tick is too long ago. The session may be gone afterwards.
-    fn tick_if_stale(&mut self, slot: Slot, now: Instant) {
-        self.wake_by(now + TICK);
-        let Some(session) = self.sessions.get_mut(slot).filter(|session| session.wants_tick(now)) else { return };
-        let Some(mut buffer) = self.transmits.take(0) else {
-            // no room for what it may want to say; it will be asked again
-            return;
-        };
-        match session.tick(buffer.bytes(), &mut self.random, now) {
-            Ticked::Nothing => self.transmits.give_back(buffer),
-            Ticked::Send(length) => {
-                let endpoint = self.peers.peer(session.pair().peer).and_then(|peer| {
-                    // a repeated initiation tries every endpoint in turn
-                    peer.candidate(if session.is_retrying() { session.attempts().saturating_sub(1) } else { 0 })
-                });
-                match endpoint {
-                    Some(endpoint) => self.transmits.push(endpoint, buffer, length),
-                    None => self.transmits.give_back(buffer),
-                }
-            }
-            Ticked::GaveUp => {
-                self.transmits.give_back(buffer);
-                self.give_up(slot);
+    fn wake_session(&mut self, slot: Slot, now: Instant) {
+        while let Some(session) = self.sessions.get_mut(slot) {
+            match session.due(now) {
+                Due::Nothing => break,
+                Due::Initiation => self.initiate(slot, now),
+                Due::Keepalive => self.send_keepalive(slot, now),
+                Due::GaveUp => return self.give_up(slot),
+                Due::Idle => return self.retire(slot, RetireReason::Idle),
             }
         }
+        self.sessions.settle(slot);
     }
 
     fn give_up(&mut self, slot: Slot) {

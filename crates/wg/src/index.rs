@@ -1,25 +1,22 @@
-//! Receiver index to session in O(1), and the sessions of each pair of identities.
+//! Receiver index to session in O(1), the sessions of each pair of identities, and which session wants to be woken when.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 
 use crate::local::LocalAt;
 use crate::peer::PeerAt;
 use crate::random::Random;
 use crate::session::Session;
 
-/// How many sessions there may be at once. A session holds about 8 KiB; the space of indices is 2^24.
+/// How many sessions there may be at once.
 pub const SESSIONS_MAX: usize = 16_384;
 
-/// Where a session is: the upper 24 bits of every receiver index that it gives out. Drawn at random, so that it tells
-/// nothing of how many peers there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Slot(pub(crate) u32);
-
-impl Slot {
-    /// The slot of a receiver index; the low byte numbers the handshakes of one session.
-    pub(crate) const fn of(receiver: u32) -> Self {
-        Self(receiver >> 8)
-    }
+/// Where a session is. A place is given again, its generation is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot {
+    place: u32,
+    generation: u32,
 }
 
 /// A local identity and a peer that talk.
@@ -29,34 +26,94 @@ pub(crate) struct Pair {
     pub(crate) peer: PeerAt,
 }
 
+/// Receiver indices are random numbers of our own: nobody can choose them to collide, and one multiplication spreads
+/// them well enough.
+#[derive(Default)]
+struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, index: u32) {
+        // 2^64 divided by the golden ratio (Knuth, volume 3, §6.4)
+        self.0 = (self.0 ^ u64::from(index)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[derive(Default)]
+struct Place {
+    generation: u32,
+    session: Option<Box<Session>>,
+}
+
 /// All sessions.
+#[derive(Default)]
 pub(crate) struct Sessions {
-    by_slot: HashMap<Slot, Box<Session>>,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    count: usize,
+    by_index: HashMap<u32, Slot, BuildHasherDefault<IndexHasher>>,
     by_pair: BTreeMap<Pair, Vec<Slot>>,
+    /// One entry a session: sessions that want nothing cost nothing until then.
+    deadlines: BTreeSet<(Instant, Slot)>,
 }
 
 impl Sessions {
-    pub(crate) fn new() -> Self {
-        Self { by_slot: HashMap::new(), by_pair: BTreeMap::new() }
-    }
-
-    /// A slot nobody has, or `None` when there are as many sessions as there may be.
-    pub(crate) fn free_slot(&self, random: &mut Random) -> Option<Slot> {
-        if self.by_slot.len() >= SESSIONS_MAX {
-            return None;
+    /// A receiver index nobody has: 32 random bits, which tell nothing of how many sessions there are or were.
+    pub(crate) fn free_index(&self, random: &mut Random) -> u32 {
+        // at most one index in 50,000 is taken: this ends at once
+        loop {
+            let [a, b, c, d, ..] = random.draw().to_le_bytes();
+            let index = u32::from_le_bytes([a, b, c, d]);
+            if !self.by_index.contains_key(&index) {
+                return index;
+            }
         }
-        // at most one slot in a thousand is taken: this ends at once
-        std::iter::repeat_with(|| Slot(u32::try_from(random.draw() >> 40).unwrap_or_default()))
-            .find(|slot| !self.by_slot.contains_key(slot))
     }
 
-    pub(crate) fn insert(&mut self, slot: Slot, session: Session) {
-        self.by_pair.entry(session.pair()).or_default().push(slot);
-        self.by_slot.insert(slot, Box::new(session));
+    /// Whether there is room for one more.
+    pub(crate) const fn has_room(&self) -> bool {
+        self.count < SESSIONS_MAX
+    }
+
+    pub(crate) fn insert(&mut self, session: Session) -> Slot {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            u32::try_from(self.places.len() - 1).unwrap_or_default()
+        });
+        let pair = session.pair();
+        let mut slot = Slot { place, generation: 0 };
+        if let Some(place) = self.place_mut(place) {
+            slot.generation = place.generation;
+            place.session = Some(Box::new(session));
+            self.count += 1;
+        }
+        self.by_pair.entry(pair).or_default().push(slot);
+        self.settle(slot);
+        slot
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Box<Session>> {
-        let session = self.by_slot.remove(&slot)?;
+        self.get(slot)?;
+        let place = self.place_mut(slot.place)?;
+        let mut session = place.session.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(slot.place);
+        self.count -= 1;
+        for index in session.indices().into_iter().chain(session.freed()) {
+            self.by_index.remove(&index);
+        }
+        if let Some(scheduled) = session.scheduled.take() {
+            self.deadlines.remove(&(scheduled, slot));
+        }
         if let Some(slots) = self.by_pair.get_mut(&session.pair()) {
             slots.retain(|other| *other != slot);
             if slots.is_empty() {
@@ -66,12 +123,68 @@ impl Sessions {
         Some(session)
     }
 
+    /// The session that gave out this index.
+    pub(crate) fn by_index(&self, index: u32) -> Option<Slot> {
+        self.by_index.get(&index).copied()
+    }
+
     pub(crate) fn get(&self, slot: Slot) -> Option<&Session> {
-        self.by_slot.get(&slot).map(|session| &**session)
+        let place = self.places.get(usize::try_from(slot.place).ok()?)?;
+        place.session.as_deref().filter(|_| place.generation == slot.generation)
     }
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Session> {
-        self.by_slot.get_mut(&slot).map(|session| &mut **session)
+        let place = self.place_mut(slot.place)?;
+        let is_current = place.generation == slot.generation;
+        place.session.as_deref_mut().filter(|_| is_current)
+    }
+
+    fn place_mut(&mut self, place: u32) -> Option<&mut Place> {
+        self.places.get_mut(usize::try_from(place).ok()?)
+    }
+
+    /// After a session changed: its indices are found, and it will be woken when it wants.
+    pub(crate) fn settle(&mut self, slot: Slot) {
+        let Some(session) = self.get_mut(slot) else { return };
+        let (freed, indices) = (session.freed(), session.indices());
+        for index in freed {
+            self.by_index.remove(&index);
+        }
+        for index in indices {
+            self.by_index.insert(index, slot);
+        }
+        self.schedule(slot);
+    }
+
+    /// A session may want to be woken earlier than it did.
+    pub(crate) fn schedule(&mut self, slot: Slot) {
+        let Some(session) = self.get_mut(slot) else { return };
+        let deadline = session.deadline();
+        if session.scheduled.is_some_and(|scheduled| scheduled <= deadline) {
+            return;
+        }
+        if let Some(before) = session.scheduled.replace(deadline) {
+            self.deadlines.remove(&(before, slot));
+        }
+        self.deadlines.insert((deadline, slot));
+    }
+
+    /// The sessions whose time has come; each has to be [settled](Self::settle) or removed afterwards.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Slot> {
+        let mut due = Vec::new();
+        while let Some((at, slot)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.deadlines.remove(&(at, slot));
+            if let Some(session) = self.get_mut(slot) {
+                session.scheduled = None;
+                due.push(slot);
+            }
+        }
+        due
+    }
+
+    /// When the next session wants to be woken.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// The sessions of a pair, in the order they were made.
@@ -85,8 +198,14 @@ impl Sessions {
         self.by_pair.values().flatten().filter_map(|slot| Some((*slot, self.get(*slot)?)))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.by_slot.len()
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// How many indices and deadlines are known: for a leak to be seen.
+    #[cfg(test)]
+    pub(crate) fn table_sizes(&self) -> (usize, usize, usize) {
+        (self.by_index.len(), self.deadlines.len(), self.places.len())
     }
 }
 
@@ -96,15 +215,14 @@ mod tests {
 
     /// PC-29: indices are spread over the whole space.
     #[test]
-    fn pc_29_slots_are_uniform_and_do_not_collide() {
-        let sessions = Sessions::new();
+    fn pc_29_indices_are_uniform_and_do_not_collide() {
+        let sessions = Sessions::default();
         let mut random = Random::new([3; 32]);
-        let slots: std::collections::BTreeSet<Slot> =
-            (0..1000).map(|_| sessions.free_slot(&mut random).unwrap()).collect();
-        assert!(slots.len() >= 998, "1000 draws of 2^24 collide rarely: {}", slots.len());
-        for half in 0..24 {
-            let ones = slots.iter().filter(|slot| slot.0 >> half & 1 == 1).count();
-            assert!((400..600).contains(&ones), "bit {half} is set in {ones} of 1000");
+        let indices: BTreeSet<u32> = (0..1000).map(|_| sessions.free_index(&mut random)).collect();
+        assert!(indices.len() >= 999, "1000 draws of 2^32 collide rarely: {}", indices.len());
+        for bit in 0..32 {
+            let ones = indices.iter().filter(|index| **index >> bit & 1 == 1).count();
+            assert!((400..600).contains(&ones), "bit {bit} is set in {ones} of 1000");
         }
     }
 }

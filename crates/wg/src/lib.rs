@@ -9,13 +9,13 @@
 //!
 //! ```
 //! use std::collections::{BTreeMap, BTreeSet};
-//! use std::time::Instant;
+//! use std::time::{Instant, SystemTime};
 //! use wg::{Engine, Handled, LocalConfig, LocalKey, PeerConfig, PublicKey, StaticSecret};
 //!
 //! # #[expect(clippy::disallowed_methods, reason = "an example")]
-//! let now = Instant::now();
+//! let (wall, now) = (SystemTime::now(), Instant::now());
 //! let (us, them) = (StaticSecret::from([1; 32]), StaticSecret::from([2; 32]));
-//! let mut engine = Engine::new([0; 32], now);
+//! let mut engine = Engine::new([0; 32], wall, now);
 //! let peer = PeerConfig {
 //!     keys: BTreeMap::from([(1, PublicKey::from(&them))]),
 //!     endpoints: vec!["192.0.2.2:51840".parse()?],
@@ -35,31 +35,38 @@
 
 mod admission;
 mod allowed_ips;
+mod cipher;
+mod cookie;
 mod drop;
 mod engine;
 mod event;
+mod gate;
+mod hash;
 mod index;
 mod key;
 mod local;
 mod message;
+mod noise;
 mod parked;
 mod peer;
 mod random;
+mod replay;
 mod session;
 mod session_key;
+mod stamp;
 mod transmit;
+mod transport;
 mod waiting;
 
 pub use drop::{DropCounters, DropReason};
-pub use engine::{Engine, Handled, Occupancy, SessionInfo};
+pub use engine::{Engine, Handled, Occupancy, Path, SessionInfo};
 pub use event::{EVENTS_MAX, Event, RetireReason};
 pub use index::SESSIONS_MAX;
 pub use key::{LocalConfig, LocalKey, PeerConfig, is_low_order};
+pub use message::{HEADROOM, TAG};
 pub use session::IDLE_TIMEOUT;
-#[cfg(feature = "mock-clock")]
-pub use session::advance_mock_clock;
-pub use session_key::REJECT_AFTER_TIME;
 pub use transmit::{TRANSMITS_MAX, Transmit};
+pub use transport::REJECT_AFTER_TIME;
 pub use x25519_dalek::{PublicKey, StaticSecret};
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::allowed_ips::Claims;
+use crate::gate::Gate;
 use crate::key::LocalConfig;
-use crate::session::Gate;
 
 /// A local identity inside the engine. Numbers are never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,13 +1,19 @@
 //! The four WireGuard messages as seen from outside: type, length, and the fields that travel in the clear.
 
+use std::ops::Range;
+
 /// Length of an initiation in bytes (WireGuard paper §5.4.2).
 pub(crate) const INITIATION: usize = 148;
 /// Length of a response in bytes (§5.4.3).
 pub(crate) const RESPONSE: usize = 92;
 /// Length of a cookie reply in bytes (§5.4.7).
 pub(crate) const COOKIE_REPLY: usize = 64;
-/// What a data message adds to the inner packet: header and authentication tag (§5.4.6).
-pub(crate) const DATA_OVERHEAD: usize = 32;
+/// Length in bytes of what comes before the inner packet in a data message (§5.4.6): type, receiver index, counter.
+pub const HEADROOM: usize = 16;
+/// Length in bytes of what comes after it: the authentication tag.
+pub const TAG: usize = 16;
+/// What a data message adds to the inner packet.
+pub(crate) const DATA_OVERHEAD: usize = HEADROOM + TAG;
 
 /// One message, by type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,4 +45,9 @@ impl Message {
 /// A little-endian word of a message.
 pub(crate) fn u32_at(datagram: &[u8], at: usize) -> Option<u32> {
     datagram.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word))
+}
+
+/// A part of a message of known length; `None` where the message is shorter.
+pub(crate) fn part<const N: usize>(message: &[u8], range: Range<usize>) -> Option<&[u8; N]> {
+    message.get(range)?.try_into().ok()
 }

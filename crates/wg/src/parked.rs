@@ -48,6 +48,11 @@ impl Parked {
         before - self.0.len()
     }
 
+    /// When the next one will have waited too long.
+    pub(crate) fn expiry(&self) -> Option<Instant> {
+        self.0.iter().map(|parked| parked.since + PARKED_AGE).min()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

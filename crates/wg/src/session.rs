@@ -1,96 +1,52 @@
-//! One WireGuard session between two static keys; the only file that knows boringtun.
+//! One WireGuard session between two static keys: handshakes, keys and timers. The seam behind which the protocol is.
 //!
-//! boringtun's `Tunn` is two peers' handshake state and up to eight session keys. Around it this file keeps what `Tunn`
-//! does not tell or does not check: which key is how old and proven, which counter was the newest, when an initiation
-//! left. Everything else about the protocol library (decision 0002) stays in here.
-//!
-//! Time: `Tunn`, its rate limiter and its timestamps read the clock themselves. The engine's `now` decides everything
-//! that is decided here; with feature `mock-clock` boringtun's clock stands still until it is advanced by hand.
+//! It knows no identities, no tables and no queues; it is given `now`, random numbers and buffers, and says what it
+//! wants to be woken for. Everything that it does is in the WireGuard paper (§5, §6); constants cite it.
 //!
 //! ```text
 //!              initiate                 accept_response
 //!   (nothing) ─────────▶ initiation sent ──────────────▶ key proven ──── 180 s ───▶ key gone
 //!       │                    │ 5 s + jitter: again            ▲
-//!       │ accept_initiation  │ 90 s: Ticked::GaveUp           │ first data message opens
+//!       │ respond            │ 90 s: Due::GaveUp              │ first data message opens
 //!       └───────────────▶ key unproven ───────────────────────┘
 //! ```
 
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, Tunn, TunnResult};
 use x25519_dalek::{PublicKey, StaticSecret};
 
+use crate::cookie::{Jar, MacKeys};
 use crate::drop::DropReason;
-use crate::index::{Pair, Slot};
-use crate::message::u32_at;
+use crate::gate::Gate;
+use crate::hash::Secret;
+use crate::index::Pair;
+use crate::message::{DATA_OVERHEAD, INITIATION, RESPONSE, u32_at};
+use crate::noise::{Acquaintance, Initiator, NO_PRESHARED_KEY, Proven};
 use crate::random::Random;
-use crate::session_key::{Progress, REJECT_AFTER_TIME, SessionKeys};
+use crate::session_key::{KeyFacts, Progress, Renewal, SessionKeys};
+use crate::stamp::Stamp;
+use crate::transport::REJECT_AFTER_TIME;
 
-/// A session that nobody used for this long is dropped. Every key of it is then too old, so that nothing is lost but
-/// memory.
+/// A session that carried no data for this long is dropped. Every key of it is then too old, so that nothing is lost but
+/// memory. (The paper erases keys after `REJECT_AFTER_TIME` x 3.)
 pub const IDLE_TIMEOUT: Duration = REJECT_AFTER_TIME;
 /// An unanswered initiation is repeated after this time plus jitter (WireGuard paper §6.1, `REKEY_TIMEOUT`).
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The jitter is uniform below this (§6.1: up to 333 ms).
+/// After so long without an answer the session gives up (§6.1, `REKEY_ATTEMPT_TIME`).
+const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+/// Whoever got data and had none to send says so after this time (§6.1, `KEEPALIVE_TIMEOUT`).
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whoever sent data and heard nothing begins a handshake (§6.3: `KEEPALIVE_TIMEOUT` and `REKEY_TIMEOUT`).
+const SILENCE: Duration = Duration::from_secs(15);
+/// Jitter is uniform below this (§6.1: up to 333 ms).
 const JITTER_MILLISECONDS: u64 = 333;
-/// `Tunn` wants to be ticked this often: GotaTun's and boringtun's own figure.
-pub(crate) const TICK: Duration = Duration::from_millis(250);
-/// A session that carried nothing for this long needs no ticks: a keepalive is due 10 s after data came, a handshake 15 s
-/// after data went unanswered, and both tick before. (With ticks `Tunn` would renew an idle session's key at 120 s.)
-const QUIET_AFTER: Duration = Duration::from_secs(30);
-
-/// A local private key with what is computed from it once.
-pub(crate) struct Gate {
-    secret: StaticSecret,
-    public: PublicKey,
-    /// Checks `mac1` only: its limit is never reached. `Tunn` checks with the same, so that nothing is counted twice.
-    open: Arc<RateLimiter>,
-    /// Always under load: asks for `mac2`, and makes the cookies.
-    strict: RateLimiter,
-}
-
-impl Gate {
-    pub(crate) fn new(secret: StaticSecret) -> Self {
-        let public = PublicKey::from(&secret);
-        let open = Arc::new(RateLimiter::new(&public, u64::MAX));
-        Self { secret, public, open, strict: RateLimiter::new(&public, 0) }
-    }
-
-    pub(crate) const fn public(&self) -> &PublicKey {
-        &self.public
-    }
-
-    pub(crate) fn is_of(&self, secret: &StaticSecret) -> bool {
-        self.secret.as_bytes() == secret.as_bytes()
-    }
-
-    /// Whether a handshake message was made for this key.
-    pub(crate) fn recognises(&self, message: &[u8]) -> bool {
-        self.open.verify_packet(None, message, &mut []).is_ok()
-    }
-
-    /// Under load: whether the sender has proven to be at `source`. If not, `Some` length of the cookie reply in `out`.
-    pub(crate) fn demand_cookie(&self, source: IpAddr, message: &[u8], out: &mut [u8]) -> Option<usize> {
-        let Err(TunnResult::WriteToNetwork(reply)) = self.strict.verify_packet(Some(source), message, out) else {
-            return None;
-        };
-        Some(reply.len())
-    }
-
-    /// The static key that an initiation claims; one curve operation.
-    pub(crate) fn claimed_key(&self, message: &[u8]) -> Option<[u8; 32]> {
-        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(message) else { return None };
-        parse_handshake_anon(&self.secret, &self.public, &initiation).ok().map(|half| half.peer_static_public)
-    }
-}
+/// Renewals are spread over so much time after 120 s.
+const RENEWAL_JITTER_MILLISECONDS: u64 = 900;
+/// When the shell has no room for what a session wants to send, it tries again after this time.
+const NO_ROOM: Duration = Duration::from_millis(100);
 
 /// The epochs of the two static keys of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Epochs {
     pub(crate) local: u64,
     pub(crate) peer: u64,
@@ -112,76 +68,85 @@ pub(crate) struct Traffic {
     pub(crate) rx_packets: u64,
 }
 
-/// What became of a tick.
+/// What a session wants when it is woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ticked {
+pub(crate) enum Due {
     Nothing,
-    /// So many bytes of the buffer are a datagram to send.
-    Send(usize),
+    /// A message without a packet is to be sealed.
+    Keepalive,
+    /// A handshake is to begin, or to begin again.
+    Initiation,
     /// The peer did not answer for so long that the session is over.
     GaveUp,
+    /// Nobody used it for so long that it is over.
+    Idle,
 }
 
-/// What became of a packet to seal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sealed {
-    /// So many bytes of the buffer are a datagram to send; 0 where `Tunn` kept the packet for later.
-    pub(crate) length: usize,
-    /// The key has sealed so many messages that it should be renewed.
-    pub(crate) rekey: bool,
+/// An initiation of ours that may be answered. No `Debug`.
+struct Pending {
+    index: u32,
+    noise: Initiator,
+    sent: Instant,
 }
 
-/// An authenticated data message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Opened {
-    /// Length of the inner packet; 0 for a keepalive. `Err` where it is no IP packet, although its sender is known.
-    pub(crate) length: Result<usize, DropReason>,
-    /// Where it stands among the messages of its key.
-    pub(crate) progress: Progress,
-}
-
-/// One session.
+/// One session. About 500 bytes, and 1.3 KB for each key that sends, 1.7 KB for each that receives, while they live.
 pub(crate) struct Session {
     pair: Pair,
     epochs: Epochs,
     local_key: PublicKey,
     peer_key: PublicKey,
-    tunn: Tunn,
+    shared: Secret,
+    jar: Jar,
     keys: SessionKeys,
-    ticked: Instant,
-    /// Our last two initiations, the later one last: sender index, and when it left. `Tunn` takes answers to both.
-    initiations: [Option<(u32, Instant)>; 2],
-    /// It has not been answered: when to repeat it.
+    pending: Option<Box<Pending>>,
+    freed: Vec<u32>,
+    /// When to repeat the initiation that is not answered, and since when none was.
     retry: Option<Instant>,
+    unanswered_since: Option<Instant>,
     /// Initiations in a row without an answer.
     attempts: u32,
+    initiated: Option<Instant>,
+    /// Data came, and nothing went back: when to say so; and whether more data came meanwhile.
+    keepalive: Option<Instant>,
+    another_keepalive: bool,
+    /// Data went out, and nothing came back: when to begin a handshake.
+    silence: Option<Instant>,
+    jitter: Duration,
     used: Instant,
-    /// `Tunn` keeps packets in its own queue.
-    has_kept: bool,
-    pub(crate) traffic: Traffic,
     established: Option<Instant>,
     initiator: bool,
+    pub(crate) traffic: Traffic,
+    /// Where it stands in the table of deadlines.
+    pub(crate) scheduled: Option<Instant>,
 }
 
 impl Session {
-    pub(crate) fn new(pair: Pair, epochs: Epochs, gate: &Gate, peer_key: PublicKey, slot: Slot, now: Instant) -> Self {
-        Self {
+    /// A session without keys. `None` where the peer's key is of low order.
+    pub(crate) fn new(pair: Pair, epochs: Epochs, gate: &Gate, peer_key: PublicKey, now: Instant) -> Option<Self> {
+        Some(Self {
             pair,
             epochs,
-            local_key: gate.public,
+            local_key: *gate.public(),
             peer_key,
-            tunn: new_tunn(gate, peer_key, slot),
+            shared: gate.shared_with(&peer_key)?,
+            jar: Jar::default(),
             keys: SessionKeys::default(),
-            ticked: now,
-            initiations: [None; 2],
+            pending: None,
+            freed: Vec::new(),
             retry: None,
+            unanswered_since: None,
             attempts: 0,
+            initiated: None,
+            keepalive: None,
+            another_keepalive: false,
+            silence: None,
+            jitter: Duration::ZERO,
             used: now,
-            has_kept: false,
-            traffic: Traffic::default(),
             established: None,
             initiator: false,
-        }
+            traffic: Traffic::default(),
+            scheduled: None,
+        })
     }
 
     pub(crate) const fn pair(&self) -> Pair {
@@ -190,6 +155,11 @@ impl Session {
 
     pub(crate) const fn epochs(&self) -> Epochs {
         self.epochs
+    }
+
+    /// The secret that the two static keys share.
+    pub(crate) const fn shared(&self) -> &Secret {
+        &self.shared
     }
 
     /// Whether this session is between these two static keys.
@@ -211,278 +181,221 @@ impl Session {
         self.attempts
     }
 
-    /// Whether an initiation is out that will be repeated.
-    pub(crate) const fn is_retrying(&self) -> bool {
-        self.retry.is_some()
-    }
-
-    /// When this session wants to be looked at next, unless it is used before.
-    pub(crate) fn deadline(&self, now: Instant) -> Instant {
-        let is_quiet = now.saturating_duration_since(self.used) >= QUIET_AFTER;
-        let deadline = match self.retry {
-            Some(retry) if is_quiet => retry,
-            Some(retry) => retry.min(now + TICK),
-            None if is_quiet => self.used + IDLE_TIMEOUT,
-            None => now + TICK,
-        };
-        deadline.max(now)
-    }
-
-    /// Whether it is time for a tick although nobody uses the session.
-    pub(crate) fn is_due(&self, now: Instant) -> bool {
-        let is_quiet = now.saturating_duration_since(self.used) >= QUIET_AFTER;
-        (!is_quiet || self.retry.is_some()) && self.wants_tick(now)
-    }
-
-    /// Whether nobody has used the session for so long that all its keys are dead.
-    pub(crate) fn is_idle(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.used) >= IDLE_TIMEOUT && self.retry.is_none()
-    }
-
     /// Whether there is a key to send with.
     pub(crate) fn is_established(&self, now: Instant) -> bool {
         self.keys.can_send(now)
     }
 
-    /// Whether the session has to be ticked before it is used: `Tunn` only notices at a tick that a key is too old, and
-    /// stamps what happens with the time of its last tick.
-    pub(crate) fn wants_tick(&self, now: Instant) -> bool {
-        match self.retry {
-            // the jitter: between five seconds after the initiation and `retry` no tick may repeat it
-            Some(retry) if now + Duration::from_millis(JITTER_MILLISECONDS) >= retry => now >= retry,
-            _ => now.saturating_duration_since(self.ticked) >= TICK,
-        }
+    /// The receiver indices that lead to this session.
+    pub(crate) fn indices(&self) -> Vec<u32> {
+        self.keys.indices().chain(self.pending.iter().map(|pending| pending.index)).collect()
     }
 
-    /// Lets `Tunn` look at the clock. `out` must have room for a handshake message.
-    pub(crate) fn tick(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Ticked {
-        self.ticked = now;
+    /// Receiver indices that do not lead to this session any more.
+    pub(crate) fn freed(&mut self) -> Vec<u32> {
+        let mut freed = self.keys.freed();
+        freed.append(&mut self.freed);
+        freed
+    }
+
+    /// When this session wants to be looked at next.
+    pub(crate) fn deadline(&self) -> Instant {
+        let idle = if self.retry.is_none() { Some(self.used + IDLE_TIMEOUT) } else { None };
+        [self.retry, idle, self.keepalive, self.silence, self.keys.expiry()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.used + IDLE_TIMEOUT)
+    }
+
+    /// What is due; to be asked again until nothing is.
+    pub(crate) fn due(&mut self, now: Instant) -> Due {
         self.keys.prune(now);
-        // if `Tunn` does not repeat the initiation now, it has its reasons: back to the ordinary rhythm
-        self.retry = self.retry.filter(|retry| now < *retry);
-        match self.tunn.update_timers(out) {
-            TunnResult::WriteToNetwork(datagram) => {
-                let length = datagram.len();
-                self.note_sent(datagram, random, now);
-                Ticked::Send(length)
+        let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if is_over(self.retry) {
+            let began = self.unanswered_since.unwrap_or(now);
+            if now.saturating_duration_since(began) >= REKEY_ATTEMPT_TIME {
+                return Due::GaveUp;
             }
-            TunnResult::Err(WireGuardError::ConnectionExpired) => Ticked::GaveUp,
-            TunnResult::Done
-            | TunnResult::Err(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => Ticked::Nothing,
+            self.retry = None;
+            self.initiated = None;
+            return Due::Initiation;
         }
+        if self.retry.is_none() && now.saturating_duration_since(self.used) >= IDLE_TIMEOUT {
+            return Due::Idle;
+        }
+        if is_over(self.silence) {
+            self.silence = None;
+            return Due::Initiation;
+        }
+        if is_over(self.keepalive) {
+            self.keepalive = std::mem::take(&mut self.another_keepalive).then(|| now + KEEPALIVE_TIMEOUT);
+            return Due::Keepalive;
+        }
+        Due::Nothing
     }
 
-    /// Begins a handshake, unless one began within the last five seconds. Returns the initiation's length in `out`.
-    pub(crate) fn initiate(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Option<usize> {
-        let [_, last] = self.initiations;
-        if last.is_some_and(|(_, at)| now.saturating_duration_since(at) < REKEY_TIMEOUT) || self.retry.is_some() {
-            return None;
-        }
-        let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(out, false) else {
-            return None;
-        };
-        let length = datagram.len();
-        self.note_sent(datagram, random, now);
-        Some(length)
+    /// Whether a handshake may begin: none did within the last five seconds, and none is being tried.
+    pub(crate) fn may_initiate(&self, now: Instant) -> bool {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < REKEY_TIMEOUT;
+        self.retry.is_none() && !self.initiated.is_some_and(is_recent)
     }
 
-    /// Answers an initiation. Returns the response's length in `out`.
-    pub(crate) fn accept_initiation(
+    /// There was no room for an initiation: it is to be tried again soon.
+    pub(crate) fn postpone_initiation(&mut self, now: Instant) {
+        self.unanswered_since.get_or_insert(now);
+        self.retry = Some(now + NO_ROOM);
+    }
+
+    /// Begins a handshake: writes an initiation to `out`. `None` where the peer's key is of low order.
+    pub(crate) fn initiate(
         &mut self,
-        message: &[u8],
+        (index, stamp): (u32, &Stamp),
+        random: &mut Random,
+        out: &mut [u8],
+        now: Instant,
+    ) -> Option<usize> {
+        let message: &mut [u8; INITIATION] = out.get_mut(..INITIATION)?.try_into().ok()?;
+        let us = Acquaintance { local: &self.local_key, peer: &self.peer_key, shared: &self.shared };
+        let ephemeral = StaticSecret::from(*random.secret());
+        let noise = Initiator::write(&us, ephemeral, index, stamp, message)?;
+        self.jar.sign(&MacKeys::new(&self.peer_key), message, now)?;
+        self.forget_pending();
+        self.pending = Some(Box::new(Pending { index, noise, sent: now }));
+        self.attempts = self.attempts.saturating_add(1);
+        self.unanswered_since.get_or_insert(now);
+        self.initiated = Some(now);
+        self.retry = Some(now + REKEY_TIMEOUT + Duration::from_millis(random.below(JITTER_MILLISECONDS + 1)));
+        self.traffic.tx_bytes += bytes(INITIATION);
+        Some(INITIATION)
+    }
+
+    /// Answers an authentic and new initiation: writes a response to `out`.
+    pub(crate) fn respond(
+        &mut self,
+        (proven, index): (Proven, u32),
+        random: &mut Random,
         out: &mut [u8],
         now: Instant,
     ) -> Result<usize, DropReason> {
-        let response = answer(self.tunn.decapsulate(None, message, out))?;
-        let (Some(local_index), Some(remote_index)) = (u32_at(response, 4), u32_at(message, 4)) else {
-            return Err(DropReason::HandshakeInvalid);
-        };
-        let length = response.len();
-        self.keys.add((local_index, remote_index), false, now);
-        // `Tunn` repeats its own initiation no more; an answer to it would still be taken
-        self.retry = None;
+        let message: &mut [u8; RESPONSE] =
+            out.get_mut(..RESPONSE).and_then(|out| out.try_into().ok()).ok_or(DropReason::TooLong)?;
+        let remote_index = proven.sender;
+        let ephemeral = StaticSecret::from(*random.secret());
+        let keys = proven.respond((&self.peer_key, &NO_PRESHARED_KEY), &ephemeral, index, message)?;
+        self.jar.sign(&MacKeys::new(&self.peer_key), message, now).ok_or(DropReason::HandshakeInvalid)?;
+        let facts = KeyFacts { local_index: index, remote_index, is_initiator: false, born: now };
+        let jitter = self.draw_jitter(random);
+        self.keys.add(&keys, facts, jitter).ok_or(DropReason::HandshakeInvalid)?;
         self.used = now;
-        self.traffic.rx_bytes += bytes(message.len());
-        self.traffic.tx_bytes += bytes(length);
-        Ok(length)
+        self.traffic.rx_bytes += bytes(INITIATION);
+        self.traffic.tx_bytes += bytes(RESPONSE);
+        Ok(RESPONSE)
     }
 
-    /// Takes the answer to our initiation. Returns the length of the keepalive in `out` that proves the key to the
-    /// other side.
+    /// Takes the answer to our initiation. The key is proven to us; a keepalive has to prove it to the other side.
     pub(crate) fn accept_response(
         &mut self,
+        gate: &Gate,
         message: &[u8],
-        out: &mut [u8],
+        random: &mut Random,
         now: Instant,
-    ) -> Result<usize, DropReason> {
-        let keepalive = answer(self.tunn.decapsulate(None, message, out))?.len();
-        let (Some(local_index), Some(remote_index)) = (u32_at(message, 8), u32_at(message, 4)) else {
-            return Err(DropReason::HandshakeInvalid);
+    ) -> Result<(), DropReason> {
+        if !gate.recognises(message) {
+            return Err(DropReason::BadMac1);
+        }
+        let (Some(remote_index), Some(receiver)) = (u32_at(message, 4), u32_at(message, 8)) else {
+            return Err(DropReason::Malformed);
         };
-        let initiation = self.initiations.iter().flatten().find(|(index, _)| *index == local_index);
-        self.keys.add((local_index, remote_index), true, initiation.map_or(now, |(_, at)| *at));
-        self.retry = None;
-        self.attempts = 0;
-        self.used = now;
-        self.established = Some(now);
+        let pending = self.pending.as_ref().filter(|pending| pending.index == receiver);
+        let pending = pending.ok_or(DropReason::HandshakeInvalid)?;
+        let keys = pending.noise.read_response(gate.secret(), &NO_PRESHARED_KEY, message)?;
+        let facts = KeyFacts { local_index: receiver, remote_index, is_initiator: true, born: pending.sent };
+        // its index lives on as the key's
+        self.pending = None;
+        let jitter = self.draw_jitter(random);
+        self.keys.add(&keys, facts, jitter).ok_or(DropReason::HandshakeInvalid)?;
+        self.completed(now);
         self.initiator = true;
+        self.used = now;
         self.traffic.rx_bytes += bytes(message.len());
-        self.traffic.tx_bytes += bytes(keepalive);
-        Ok(keepalive)
+        Ok(())
     }
 
-    /// Takes a cookie for the next initiation; it is not sent at once (WireGuard paper §5.4.7).
-    pub(crate) fn accept_cookie(&mut self, message: &[u8], out: &mut [u8]) -> Result<(), DropReason> {
-        let is_taken = matches!(self.tunn.decapsulate(None, message, out), TunnResult::Done);
-        if is_taken { Ok(()) } else { Err(DropReason::CookieInvalid) }
+    /// Takes a cookie for the next handshake message; it is not sent at once (§5.4.7).
+    pub(crate) fn accept_cookie(&mut self, message: &[u8], now: Instant) -> Result<(), DropReason> {
+        self.jar.take(&MacKeys::new(&self.peer_key), message, now).ok_or(DropReason::CookieInvalid)
     }
 
-    /// Opens a data message. `out` must be as long as the message.
+    /// Opens a data message in place: what was sealed is at `16..len - 16` afterwards.
     pub(crate) fn open(
         &mut self,
-        message: &[u8],
-        (receiver, counter): (u32, u64),
-        out: &mut [u8],
+        header: (u32, u64),
+        message: &mut [u8],
         now: Instant,
-    ) -> Result<Opened, DropReason> {
-        self.keys.admit(receiver, counter, now)?;
-        let length = inner_length(self.tunn.decapsulate(None, message, out))?;
-        let progress = self.keys.opened(receiver, counter);
+    ) -> Result<Progress, DropReason> {
+        let progress = self.keys.open(header, message, now)?;
         if progress.proves {
-            self.established = Some(now);
+            self.completed(now);
             self.initiator = false;
-            self.attempts = 0;
+            self.forget_pending();
         }
-        self.used = now;
+        self.silence = None;
+        if message.len() > DATA_OVERHEAD {
+            self.used = now;
+            if self.keepalive.is_some() {
+                self.another_keepalive = true;
+            } else {
+                self.keepalive = Some(now + KEEPALIVE_TIMEOUT);
+            }
+        }
         self.traffic.rx_bytes += bytes(message.len());
-        Ok(Opened { length, progress })
+        Ok(progress)
     }
 
-    /// Seals a packet. `out` must have room for it and 32 bytes more, and for a handshake message.
+    /// Seals a message in place: 16 bytes for the header, the padded packet, 16 for the tag. Without a packet it is a
+    /// keepalive.
     ///
     /// # Errors
     /// [`DropReason::KeyExpired`]: there is no key to send with.
-    pub(crate) fn seal(
-        &mut self,
-        packet: &[u8],
-        out: &mut [u8],
-        random: &mut Random,
-        now: Instant,
-    ) -> Result<Sealed, DropReason> {
-        if !self.is_established(now) {
-            return Err(DropReason::KeyExpired);
+    pub(crate) fn seal(&mut self, message: &mut [u8], now: Instant) -> Result<Renewal, DropReason> {
+        let renewal = self.keys.seal(message, now)?;
+        self.keepalive = None;
+        if message.len() > DATA_OVERHEAD {
+            self.used = now;
+            self.traffic.tx_packets += 1;
+            if self.silence.is_none() {
+                self.silence = Some(now + SILENCE + self.jitter);
+            }
         }
-        let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, out) else {
-            // it has no key where we thought it had one, and queued the packet itself
-            self.has_kept = true;
-            return Ok(Sealed { length: 0, rekey: false });
-        };
-        let length = datagram.len();
-        self.note_sent(datagram, random, now);
-        if u32_at(datagram, 0) != Some(4) {
-            self.has_kept = true;
-            return Ok(Sealed { length, rekey: false });
-        }
-        let counter = datagram.get(8..).and_then(|rest| rest.first_chunk()).map(|word| u64::from_le_bytes(*word));
-        let (Some(remote_index), Some(counter)) = (u32_at(datagram, 4), counter) else {
-            return Err(DropReason::KeyExpired);
-        };
-        let rekey = self.keys.sealed(remote_index, counter, now)?;
-        self.used = now;
-        self.traffic.tx_packets += 1;
-        Ok(Sealed { length, rekey })
+        self.traffic.tx_bytes += bytes(message.len());
+        Ok(renewal)
     }
 
-    /// Whether `Tunn` has queued packets itself.
-    pub(crate) const fn has_kept(&self) -> bool {
-        self.has_kept
+    /// A key is proven on both sides.
+    fn completed(&mut self, now: Instant) {
+        self.retry = None;
+        self.unanswered_since = None;
+        self.attempts = 0;
+        self.established = Some(now);
     }
 
-    /// What `Tunn` has queued itself and can send now: call until `None`.
-    pub(crate) fn flush(&mut self, out: &mut [u8], random: &mut Random, now: Instant) -> Option<usize> {
-        let TunnResult::WriteToNetwork(datagram) = self.tunn.decapsulate(None, &[], out) else {
-            self.has_kept = false;
-            return None;
-        };
-        let length = datagram.len();
-        self.note_sent(datagram, random, now);
-        Some(length)
+    fn forget_pending(&mut self) {
+        self.freed.extend(self.pending.take().map(|pending| pending.index));
     }
 
-    fn note_sent(&mut self, datagram: &[u8], random: &mut Random, now: Instant) {
-        self.traffic.tx_bytes += bytes(datagram.len());
-        if u32_at(datagram, 0) == Some(1) {
-            let [_, last] = self.initiations;
-            self.initiations = [last, u32_at(datagram, 4).map(|index| (index, now))];
-            self.attempts = self.attempts.saturating_add(1);
-            self.retry = Some(now + REKEY_TIMEOUT + Duration::from_millis(random.below(JITTER_MILLISECONDS)));
-        }
+    /// New jitter for the timers of a new key; returns that of its renewal.
+    fn draw_jitter(&mut self, random: &mut Random) -> Duration {
+        self.jitter = Duration::from_millis(random.below(JITTER_MILLISECONDS + 1));
+        Duration::from_millis(random.below(RENEWAL_JITTER_MILLISECONDS))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count_to(&mut self, counter: u64) {
+        self.keys.count_to(counter);
     }
 }
 
 fn bytes(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
-}
-
-#[cfg(not(feature = "mock-clock"))]
-fn new_tunn(gate: &Gate, peer_key: PublicKey, slot: Slot) -> Tunn {
-    Tunn::new(gate.secret.clone(), peer_key, None, None, slot.0, Some(Arc::clone(&gate.open)))
-}
-
-/// A handshake's timestamp is the wall clock at the `Tunn`'s birth plus the mocked time since. Born at the mock clock's
-/// zero, a `Tunn` that replaces another (a restarted node's) stamps later times than the old one, as in the real world.
-/// The tick brings its timers to the present.
-#[cfg(feature = "mock-clock")]
-fn new_tunn(gate: &Gate, peer_key: PublicKey, slot: Slot) -> Tunn {
-    use mock_instant::MockClock;
-    let present = MockClock::time();
-    MockClock::set_time(Duration::ZERO);
-    let mut tunn = Tunn::new(gate.secret.clone(), peer_key, None, None, slot.0, Some(Arc::clone(&gate.open)));
-    MockClock::set_time(present);
-    // nothing can be due yet; a late present only says "expired", which the first handshake clears
-    tunn.update_timers(&mut [0; crate::message::INITIATION]);
-    tunn
-}
-
-/// Moves the mocked clock of this thread, which every session of the thread reads.
-#[cfg(feature = "mock-clock")]
-pub fn advance_mock_clock(by: Duration) {
-    mock_instant::MockClock::advance(by);
-}
-
-/// What `Tunn` wants to send in answer to a handshake message.
-fn answer(result: TunnResult<'_>) -> Result<&mut [u8], DropReason> {
-    use WireGuardError as E;
-    match result {
-        TunnResult::WriteToNetwork(answer) => Ok(answer),
-        TunnResult::Err(E::WrongTai64nTimestamp | E::InvalidTai64nTimestamp) => Err(DropReason::HandshakeReplay),
-        TunnResult::Err(E::InvalidMac) => Err(DropReason::BadMac1),
-        TunnResult::Err(E::WrongKey) => Err(DropReason::UnknownKey),
-        TunnResult::Err(_) | TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
-            Err(DropReason::HandshakeInvalid)
-        }
-    }
-}
-
-/// The length of the inner packet of an authenticated data message, 0 for a keepalive; or why there is none. The outer
-/// error: it did not authenticate.
-fn inner_length(result: TunnResult<'_>) -> Result<Result<usize, DropReason>, DropReason> {
-    use WireGuardError as E;
-    match result {
-        TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => Ok(match packet.len() {
-            // a packet whose total length says 0 (B6) is no keepalive
-            0 => Err(DropReason::Malformed),
-            length => Ok(length),
-        }),
-        TunnResult::Done => Ok(Ok(0)),
-        // after the tag was checked this can only be about the inner packet
-        TunnResult::Err(E::InvalidPacket) => Ok(Err(DropReason::Malformed)),
-        TunnResult::Err(E::DuplicateCounter | E::InvalidCounter) => Err(DropReason::Replay),
-        TunnResult::Err(E::InvalidAeadTag) => Err(DropReason::AeadFailure),
-        TunnResult::Err(E::WrongIndex | E::NoCurrentSession) => Err(DropReason::UnknownIndex),
-        TunnResult::Err(E::ConnectionExpired) => Err(DropReason::KeyExpired),
-        TunnResult::Err(_) | TunnResult::WriteToNetwork(_) => Err(DropReason::Malformed),
-    }
 }

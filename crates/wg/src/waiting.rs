@@ -100,6 +100,12 @@ impl<K: Copy + Ord> Waiting<K> {
         expired
     }
 
+    /// When the next packet will have waited too long.
+    pub(crate) fn expiry(&self) -> Option<Instant> {
+        let oldest = self.queues.values().filter_map(|queue| queue.front()).map(|entry| entry.since).min();
+        oldest.map(|since| since + self.bounds.age)
+    }
+
     fn oldest(&self, key: K) -> Option<Instant> {
         self.queues.get(&key)?.front().map(|entry| entry.since)
     }

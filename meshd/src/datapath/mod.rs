@@ -17,7 +17,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use linux::poll::Waker;
@@ -69,7 +69,7 @@ pub(crate) fn spawn(config: &Config) -> anyhow::Result<(Handle, mpsc::Receiver<E
     ring::rand::SystemRandom::new()
         .fill(&mut seed)
         .map_err(|_nothing| anyhow!("the kernel has no random numbers for us"))?;
-    let mut engine = wg::Engine::new(seed, Instant::now());
+    let mut engine = wg::Engine::new(seed, SystemTime::now(), Instant::now());
     engine.set_mtu(config.mtu);
     let waker = Waker::new().context("cannot make the data thread's waker")?;
     let (commands, receiver) = sync_channel(COMMANDS_MAX);

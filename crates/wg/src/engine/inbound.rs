@@ -1,27 +1,29 @@
 //! From the network: who a datagram is for, whether it may cost us anything, and whether its inside belongs to its key.
 
 use std::fmt::Debug;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use packet::IpPacket;
 use x25519_dalek::PublicKey;
 
-use super::{DATAGRAM_MAX, Engine, Handled};
+use super::{DATAGRAM_MAX, Engine, Handled, STAMPS_MAX};
 use crate::drop::DropReason;
 use crate::event::Event;
 use crate::index::{Pair, Slot};
 use crate::key::is_low_order;
 use crate::local::LocalAt;
-use crate::message::{COOKIE_REPLY, INITIATION, Message};
-use crate::parked::ParkedInitiation;
+use crate::message::{COOKIE_REPLY, HEADROOM, INITIATION, Message, TAG};
+use crate::noise::Claim;
+use crate::parked::{PARKED_AGE, ParkedInitiation};
 use crate::peer::PeerAt;
-use crate::session::{Epochs, Session, TICK};
+use crate::session::{Epochs, Session};
 
 /// What came of a datagram, before names are given.
 enum Received {
     Consumed,
-    Opened { length: usize, pair: Pair },
+    Opened { packet: Range<usize>, pair: Pair },
 }
 
 impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
@@ -36,10 +38,19 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         datagram: &[u8],
         now: Instant,
     ) -> Result<Handled<'_, L, P>, DropReason> {
-        match self.receive(from, datagram, now) {
+        if datagram.len() > DATAGRAM_MAX {
+            self.drops.count(DropReason::TooLong);
+            return Err(DropReason::TooLong);
+        }
+        let mut inner = std::mem::take(&mut self.inner);
+        let copy = inner.get_mut(..datagram.len()).unwrap_or_default();
+        copy.copy_from_slice(datagram);
+        let received = self.receive(from, copy, now);
+        self.inner = inner;
+        match received {
             Ok(Received::Consumed) => Ok(Handled::Consumed),
-            Ok(Received::Opened { length, pair }) => {
-                match (self.locals.local(pair.local), self.peers.peer(pair.peer), self.inner.get(..length)) {
+            Ok(Received::Opened { packet, pair }) => {
+                match (self.locals.local(pair.local), self.peers.peer(pair.peer), self.inner.get(packet)) {
                     (Some(local), Some(peer), Some(packet)) => {
                         Ok(Handled::Opened { packet, local: &local.id, peer: &peer.id })
                     }
@@ -53,11 +64,34 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
     }
 
-    fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<Received, DropReason> {
+    /// Takes a datagram from the UDP port, and opens it where it is. `Some`: there is a packet for a local workload at
+    /// this range of it, whose source and destination belong to the two keys. `None`: it was for the engine itself.
+    /// Nothing is copied or allocated.
+    ///
+    /// # Errors
+    /// As [`handle_datagram`](Self::handle_datagram). What the datagram held may be lost then.
+    pub fn open_in_place(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Instant,
+    ) -> Result<Option<Range<usize>>, DropReason> {
+        match self.receive(from, datagram, now) {
+            Ok(Received::Consumed) => Ok(None),
+            Ok(Received::Opened { packet, .. }) => Ok(Some(packet)),
+            Err(reason) => {
+                self.drops.count(reason);
+                Err(reason)
+            }
+        }
+    }
+
+    fn receive(&mut self, from: SocketAddr, datagram: &mut [u8], now: Instant) -> Result<Received, DropReason> {
         if datagram.len() > DATAGRAM_MAX {
             return Err(DropReason::TooLong);
         }
         match Message::parse(datagram).ok_or(DropReason::Malformed)? {
+            Message::Data { receiver, counter } => self.receive_data(from, datagram, (receiver, counter), now),
             Message::Initiation { ephemeral } => {
                 self.receive_initiation(from, datagram, &ephemeral, now)?;
                 Ok(Received::Consumed)
@@ -67,50 +101,51 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
                 Ok(Received::Consumed)
             }
             Message::CookieReply { receiver } => {
-                let session = self.sessions.get_mut(Slot::of(receiver)).ok_or(DropReason::UnknownIndex)?;
-                session.accept_cookie(datagram, &mut self.inner)?;
+                let session = self.sessions.by_index(receiver).and_then(|slot| self.sessions.get_mut(slot));
+                session.ok_or(DropReason::UnknownIndex)?.accept_cookie(datagram, now)?;
                 Ok(Received::Consumed)
             }
-            Message::Data { receiver, counter } => self.receive_data(from, datagram, (receiver, counter), now),
         }
     }
 
     fn receive_data(
         &mut self,
         from: SocketAddr,
-        datagram: &[u8],
-        (receiver, counter): (u32, u64),
+        datagram: &mut [u8],
+        header: (u32, u64),
         now: Instant,
     ) -> Result<Received, DropReason> {
-        let slot = Slot::of(receiver);
-        self.tick_if_stale(slot, now);
+        let slot = self.sessions.by_index(header.0).ok_or(DropReason::UnknownIndex)?;
         let session = self.sessions.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
-        let opened = session.open(datagram, (receiver, counter), &mut self.inner, now)?;
+        let progress = session.open(header, datagram, now)?;
         let pair = session.pair();
         // from here on the sender is known
-        if opened.progress.newest {
+        if progress.newest {
             self.prove_endpoint(pair.peer, from);
         }
-        if opened.progress.proves {
+        if progress.proves {
+            self.sessions.settle(slot);
             self.completed(slot, from, now);
         }
-        let length = opened.length?;
-        if length == 0 {
+        self.sessions.schedule(slot);
+        self.renew(slot, progress.renewal, now);
+        let end = datagram.len() - TAG;
+        let sealed = datagram.get(HEADROOM..end).unwrap_or_default();
+        if sealed.is_empty() {
             return Ok(Received::Consumed);
         }
-        let inner = IpPacket::parse(self.inner.get(..length).unwrap_or_default())
-            .map_err(|_malformed| DropReason::Malformed)?;
+        let inner = IpPacket::parse(sealed).map_err(|_malformed| DropReason::Malformed)?;
         if self.peers.allowed_ips.owner(inner.source()) != Some(pair.peer) {
             return Err(DropReason::SourceMismatch);
         }
         if self.locals.owner(inner.destination()) != Some(pair.local) {
             return Err(DropReason::NotOurDestination);
         }
-        let length = inner.total_length();
+        let packet = HEADROOM..HEADROOM + inner.total_length();
         if let Some(session) = self.sessions.get_mut(slot) {
             session.traffic.rx_packets += 1;
         }
-        Ok(Received::Opened { length, pair })
+        Ok(Received::Opened { packet, pair })
     }
 
     fn receive_response(
@@ -120,28 +155,25 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         (receiver, ephemeral): (u32, &[u8; 32]),
         now: Instant,
     ) -> Result<(), DropReason> {
-        let slot = Slot::of(receiver);
-        self.tick_if_stale(slot, now);
+        let slot = self.sessions.by_index(receiver).ok_or(DropReason::UnknownIndex)?;
         let session = self.sessions.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
-        let peer = self.peers.peer_mut(session.pair().peer).ok_or(DropReason::UnknownIndex)?;
+        let (pair, epochs) = (session.pair(), session.epochs());
+        let peer = self.peers.peer_mut(pair.peer).ok_or(DropReason::UnknownIndex)?;
         if !peer.bad_responses.has(now) {
             return Err(DropReason::RateLimited);
         }
         if is_low_order(ephemeral) {
             return Err(DropReason::LowOrderKey);
         }
-        let mut buffer = self.transmits.take(0).ok_or(DropReason::QueueFull)?;
-        let keepalive = match session.accept_response(message, buffer.bytes(), now) {
-            Ok(keepalive) => keepalive,
-            Err(reason) => {
-                self.transmits.give_back(buffer);
-                peer.bad_responses.spend(now);
-                return Err(reason);
-            }
-        };
-        let pair = session.pair();
+        let gate = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
+        let gate = gate.ok_or(DropReason::NoBinding)?;
+        if let Err(reason) = session.accept_response(gate, message, &mut self.random, now) {
+            peer.bad_responses.spend(now);
+            return Err(reason);
+        }
+        self.sessions.settle(slot);
         self.prove_endpoint(pair.peer, from);
-        self.transmits.push(from, buffer, keepalive);
+        self.send_keepalive(slot, now);
         self.completed(slot, from, now);
         Ok(())
     }
@@ -166,11 +198,11 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             self.demand_proof(from, message, (local, local_epoch), now)?;
         }
         let gate = self.locals.local(local).and_then(|local| local.keys.get(&local_epoch));
-        let claimed = gate.and_then(|gate| gate.claimed_key(message)).ok_or(DropReason::HandshakeInvalid)?;
-        match self.peers.by_key(&claimed) {
-            Some((peer, peer_epoch)) if !self.locals.has_public_key(&claimed) => {
+        let claim = gate.ok_or(DropReason::BadMac1)?.claim(message)?;
+        match self.peers.by_key(&claim.key) {
+            Some((peer, peer_epoch)) if !self.locals.has_public_key(&claim.key) => {
                 let epochs = Epochs { local: local_epoch, peer: peer_epoch };
-                self.answer(from, message, (Pair { local, peer }, epochs, &PublicKey::from(claimed)), now)
+                self.answer(from, claim, (Pair { local, peer }, epochs), now)
             }
             None if !is_loaded => self.park(from, message, now),
             Some(_) | None => Err(DropReason::UnknownKey),
@@ -185,64 +217,72 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         (local, epoch): (LocalAt, u64),
         now: Instant,
     ) -> Result<(), DropReason> {
-        let source = self.cookie_source(from);
+        if self.cookies.admits(from, message, now) {
+            let admitted = self.admission.admits_source(from.ip(), now);
+            return if admitted { Ok(()) } else { Err(DropReason::RateLimited) };
+        }
         let gate = self.locals.local(local).and_then(|local| local.keys.get(&epoch)).ok_or(DropReason::BadMac1)?;
         let mut buffer = self.transmits.take(COOKIE_REPLY).ok_or(DropReason::QueueFull)?;
-        if let Some(length) = gate.demand_cookie(source, message, buffer.bytes()) {
-            self.transmits.push(from, buffer, length);
-            return Err(DropReason::UnderLoad);
+        let reply = self.cookies.reply(gate.macs(), from, message, &mut self.random, now);
+        match (reply, buffer.bytes().first_chunk_mut()) {
+            (Some(reply), Some(place)) => {
+                *place = reply;
+                self.transmits.push(from, buffer, COOKIE_REPLY);
+            }
+            _ => self.transmits.give_back(buffer),
         }
-        self.transmits.give_back(buffer);
-        if self.admission.admits_source(from.ip(), now) { Ok(()) } else { Err(DropReason::RateLimited) }
+        Err(DropReason::UnderLoad)
     }
 
-    /// boringtun binds cookies to an IP address only (B7). This address stands for address and port together.
-    fn cookie_source(&self, from: SocketAddr) -> IpAddr {
-        let halves = [("cookie", 0, from), ("cookie", 1, from)].map(|half| self.random.digest(&half));
-        let [high, low] = halves.map(u128::from);
-        IpAddr::V6(Ipv6Addr::from_bits(high << 64 | low))
-    }
-
-    /// An initiation by a key that a peer has: the session answers, a new one if need be.
+    /// An initiation that claims a key which a peer has: if the claim is true, the session answers, a new one if need be.
     fn answer(
         &mut self,
         from: SocketAddr,
-        message: &[u8],
-        (pair, epochs, peer_key): (Pair, Epochs, &PublicKey),
+        claim: Claim,
+        (pair, epochs): (Pair, Epochs),
         now: Instant,
     ) -> Result<(), DropReason> {
         let has_allowance = self.peers.peer_mut(pair.peer).is_some_and(|peer| peer.initiations.has(now));
         if !has_allowance {
             return Err(DropReason::RateLimited);
         }
-        if let Some(slot) = self.find(pair, epochs) {
-            self.tick_if_stale(slot, now);
+        let peer_key = PublicKey::from(claim.key);
+        let found = self.find(pair, epochs);
+        // a session is kept only if the initiation was valid: its static key alone proves nothing
+        let mut fresh = match found {
+            Some(_) => None,
+            None => Some(self.new_session(pair, epochs, &peer_key, now)?),
+        };
+        let index = self.sessions.free_index(&mut self.random);
+        let session = found.and_then(|slot| self.sessions.get_mut(slot)).or(fresh.as_mut());
+        let session = session.ok_or(DropReason::SessionLimit)?;
+        let proven = claim.prove(session.shared())?;
+        let gate = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
+        let keys = (*gate.ok_or(DropReason::NoBinding)?.public().as_bytes(), *peer_key.as_bytes());
+        if self.stamps.get(&keys).is_some_and(|newest| proven.stamp <= *newest) {
+            return Err(DropReason::HandshakeReplay);
         }
         let mut buffer = self.transmits.take(0).ok_or(DropReason::QueueFull)?;
-        let result = if let Some(session) = self.find(pair, epochs).and_then(|slot| self.sessions.get_mut(slot)) {
-            session.accept_initiation(message, buffer.bytes(), now)
-        } else {
-            // a session is kept only if the initiation was valid: its static key alone proves nothing
-            self.new_session(pair, epochs, peer_key, now).and_then(|(slot, mut session)| {
-                let length = session.accept_initiation(message, buffer.bytes(), now)?;
-                self.sessions.insert(slot, session);
-                Ok(length)
-            })
-        };
-        match result {
-            Ok(length) => {
-                self.transmits.push(from, buffer, length);
-                if let Some(peer) = self.peers.peer_mut(pair.peer) {
-                    peer.initiations.spend(now);
-                }
-                self.wake_by(now + TICK);
-                Ok(())
-            }
+        let stamp = proven.stamp;
+        match session.respond((proven, index), &mut self.random, buffer.bytes(), now) {
+            Ok(length) => self.transmits.push(from, buffer, length),
             Err(reason) => {
                 self.transmits.give_back(buffer);
-                Err(reason)
+                return Err(reason);
             }
         }
+        if self.stamps.len() < STAMPS_MAX || self.stamps.contains_key(&keys) {
+            self.stamps.insert(keys, stamp);
+        }
+        match (found, fresh) {
+            (Some(slot), _) => self.sessions.settle(slot),
+            (None, Some(fresh)) => drop(self.sessions.insert(fresh)),
+            (None, None) => {}
+        }
+        if let Some(peer) = self.peers.peer_mut(pair.peer) {
+            peer.initiations.spend(now);
+        }
+        Ok(())
     }
 
     pub(super) fn new_session(
@@ -251,11 +291,13 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         epochs: Epochs,
         peer_key: &PublicKey,
         now: Instant,
-    ) -> Result<(Slot, Session), DropReason> {
-        let slot = self.sessions.free_slot(&mut self.random).ok_or(DropReason::SessionLimit)?;
+    ) -> Result<Session, DropReason> {
+        if !self.sessions.has_room() {
+            return Err(DropReason::SessionLimit);
+        }
         let local = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
         let gate = local.ok_or(DropReason::NoBinding)?;
-        Ok((slot, Session::new(pair, epochs, gate, *peer_key, slot, now)))
+        Session::new(pair, epochs, gate, *peer_key, now).ok_or(DropReason::LowOrderKey)
     }
 
     pub(super) fn find(&self, pair: Pair, epochs: Epochs) -> Option<Slot> {
@@ -267,7 +309,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         if !self.parked.push(ParkedInitiation { from, datagram, since: now }) {
             return Err(DropReason::UnknownKey);
         }
-        self.wake_by(now + TICK);
+        self.wake_by(now + PARKED_AGE);
         Ok(())
     }
 
@@ -275,16 +317,15 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     pub(super) fn retry_parked(&mut self, now: Instant) {
         for parked in self.parked.take_all() {
             let claimed = self.locals.recognise(&parked.datagram).and_then(|(local, epoch)| {
-                let gate = self.locals.local(local)?.keys.get(&epoch)?;
-                let (peer, peer_epoch) = self.peers.by_key(&gate.claimed_key(&parked.datagram)?)?;
-                Some((Pair { local, peer }, Epochs { local: epoch, peer: peer_epoch }))
+                let claim = self.locals.local(local)?.keys.get(&epoch)?.claim(&parked.datagram).ok()?;
+                let (peer, peer_epoch) = self.peers.by_key(&claim.key)?;
+                let pair = Pair { local, peer };
+                let is_theirs = self.peer_keys(pair).any(|(_, key)| *key.as_bytes() == claim.key);
+                is_theirs.then_some((claim, pair, Epochs { local: epoch, peer: peer_epoch }))
             });
-            let key = claimed.and_then(|(pair, epochs)| {
-                self.peer_keys(pair).find(|(epoch, _)| *epoch == epochs.peer).map(|(_, key)| (pair, epochs, *key))
-            });
-            match key {
-                Some((pair, epochs, key)) => {
-                    if let Err(reason) = self.answer(parked.from, &parked.datagram, (pair, epochs, &key), now) {
+            match claimed {
+                Some((claim, pair, epochs)) => {
+                    if let Err(reason) = self.answer(parked.from, claim, (pair, epochs), now) {
                         self.drops.count(reason);
                     }
                 }
@@ -309,8 +350,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
                 initiator,
             });
         }
-        self.wake_by(now + TICK);
-        self.release(slot, pair, now);
+        self.release(pair, now);
     }
 
     /// Only authenticated messages come here: data that is newer than all before, and answers to our own initiations.

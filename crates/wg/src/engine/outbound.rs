@@ -1,7 +1,7 @@
 //! To the network: which session a packet goes through, and what happens while there is none.
 
 use std::fmt::Debug;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use packet::IpPacket;
@@ -10,8 +10,9 @@ use x25519_dalek::PublicKey;
 use super::Engine;
 use crate::drop::DropReason;
 use crate::index::{Pair, Slot};
-use crate::message::DATA_OVERHEAD;
-use crate::session::{Epochs, TICK};
+use crate::message::{DATA_OVERHEAD, HEADROOM};
+use crate::session::{Epochs, Session};
+use crate::session_key::Renewal;
 use crate::waiting::Entry;
 
 /// The longest packet that fits into a UDP datagram over IPv4: 65,535 less the IP and UDP headers and our own.
@@ -19,7 +20,67 @@ const PACKET_MAX: usize = 65_535 - 20 - 8 - DATA_OVERHEAD;
 /// Data is padded to a multiple of this (WireGuard paper §5.4.6).
 const PADDING: usize = 16;
 
+/// The way that the packets of one flow take right now; good for one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    slot: Slot,
+    endpoint: SocketAddr,
+}
+
+impl Path {
+    /// Where the datagrams go.
+    #[must_use]
+    pub const fn endpoint(&self) -> SocketAddr {
+        self.endpoint
+    }
+}
+
 impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
+    /// The way of a packet from the TUN, and of every other one with the same source and destination. `None` while there
+    /// is no session for it: [`handle_packet`](Self::handle_packet) lets such packets wait, or says what is wrong with
+    /// them.
+    pub fn path(&mut self, packet: &[u8], now: Instant) -> Option<Path> {
+        let pair = self.route(&IpPacket::parse(packet).ok()?).ok()?;
+        let slot = self.best(pair, now)?;
+        if self.is_outdated(slot) {
+            self.start_handshakes(pair, now);
+        }
+        Some(Path { slot, endpoint: self.peers.peer(pair.peer)?.endpoint()? })
+    }
+
+    /// The length of the datagram that a packet of so many bytes becomes: header, the packet padded to a multiple of 16
+    /// (never beyond the MTU), tag.
+    #[must_use]
+    pub const fn sealed_length(&self, length: usize) -> usize {
+        let padded = length.next_multiple_of(PADDING);
+        let padded = if padded > self.mtu { self.mtu } else { padded };
+        DATA_OVERHEAD + if padded < length { length } else { padded }
+    }
+
+    /// Makes a datagram of a packet in place. `buffer[16..16 + length]` is the packet; `buffer[..n]` is the datagram
+    /// afterwards, and n is [`sealed_length`](Self::sealed_length). Nothing is copied, allocated or queued.
+    ///
+    /// # Errors
+    /// [`DropReason::KeyExpired`]: the path is over, and the buffer as it was; give the packet to
+    /// [`handle_packet`](Self::handle_packet). [`DropReason::TooLong`]: the buffer is shorter than the datagram, or the
+    /// datagram longer than UDP carries. Neither is counted.
+    pub fn seal_in_place(
+        &mut self,
+        path: &Path,
+        buffer: &mut [u8],
+        length: usize,
+        now: Instant,
+    ) -> Result<usize, DropReason> {
+        let end = self.sealed_length(length);
+        let padding = (HEADROOM + length).min(end)..end - (DATA_OVERHEAD - HEADROOM);
+        let message = buffer.get_mut(..end).filter(|_| length <= PACKET_MAX).ok_or(DropReason::TooLong)?;
+        let session = self.sessions.get_mut(path.slot).ok_or(DropReason::KeyExpired)?;
+        message.get_mut(padding).ok_or(DropReason::TooLong)?.fill(0);
+        let renewal = session.seal(message, now)?;
+        self.sent(path.slot, renewal, now);
+        Ok(end)
+    }
+
     /// Takes a packet from the TUN. It is sent, or it waits (for a handshake at most 90 s, for news of its destination
     /// at most 1 s; what is then dropped is counted).
     ///
@@ -57,9 +118,10 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         match self.route(&packet) {
             Ok(pair) => self.send(pair, packet.bytes(), now),
             Err(reason) => {
-                self.wake_by(now + TICK);
                 let entry = Entry { packet: packet.bytes().to_vec(), since: now, reason };
-                self.held.push(packet.destination(), entry, &mut self.drops)
+                self.held.push(packet.destination(), entry, &mut self.drops)?;
+                self.wake_by(now + super::HELD.age);
+                Ok(())
             }
         }
     }
@@ -109,46 +171,49 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         };
         let entry = Entry { packet: packet.to_vec(), since: now, reason };
         self.staged.push(pair, entry, &mut self.drops)?;
-        self.wake_by(now + TICK);
+        self.wake_by(now + super::STAGED.age);
         self.start_handshakes(pair, now);
         Ok(())
     }
 
-    /// What a malicious peer can do and we never do: seals any bytes with the first session.
-    #[cfg(test)]
-    pub(crate) fn seal_anything(&mut self, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        let slot = self.sessions.iter().next().map(|(slot, _)| slot).ok_or(DropReason::KeyExpired)?;
-        self.seal(slot, bytes, now)
-    }
-
     /// Seals a packet into a datagram. [`DropReason::KeyExpired`] means: not with this session.
-    fn seal(&mut self, slot: Slot, packet: &[u8], now: Instant) -> Result<(), DropReason> {
-        self.tick_if_stale(slot, now);
-        let session = self.sessions.get_mut(slot).ok_or(DropReason::KeyExpired)?;
-        let peer = session.pair().peer;
-        let endpoint = self.peers.peer(peer).and_then(|peer| peer.endpoint()).ok_or(DropReason::NoEndpoint)?;
-        // padding hides the length, but does not make a packet longer than the path carries
-        let length = packet.len().next_multiple_of(PADDING).min(self.mtu).max(packet.len());
-        self.padded.clear();
-        self.padded.extend_from_slice(packet);
-        self.padded.resize(length, 0);
-        let mut buffer = self.transmits.take(length + DATA_OVERHEAD).ok_or(DropReason::QueueFull)?;
-        match session.seal(&self.padded, buffer.bytes(), &mut self.random, now) {
-            Ok(sealed) => {
-                if sealed.length > 0 {
-                    self.transmits.push(endpoint, buffer, sealed.length);
-                } else {
-                    self.transmits.give_back(buffer);
-                }
-                if sealed.rekey {
-                    self.initiate(slot, now);
-                }
+    pub(super) fn seal(&mut self, slot: Slot, packet: &[u8], now: Instant) -> Result<(), DropReason> {
+        let session = self.sessions.get(slot).ok_or(DropReason::KeyExpired)?;
+        let peer = self.peers.peer(session.pair().peer);
+        let path = Path { slot, endpoint: peer.and_then(|peer| peer.endpoint()).ok_or(DropReason::NoEndpoint)? };
+        let mut buffer = self.transmits.take(self.sealed_length(packet.len())).ok_or(DropReason::QueueFull)?;
+        if let Some(place) = buffer.bytes().get_mut(HEADROOM..HEADROOM + packet.len()) {
+            place.copy_from_slice(packet);
+        }
+        match self.seal_in_place(&path, buffer.bytes(), packet.len(), now) {
+            Ok(length) => {
+                self.transmits.push(path.endpoint, buffer, length);
                 Ok(())
             }
             Err(reason) => {
                 self.transmits.give_back(buffer);
                 Err(reason)
             }
+        }
+    }
+
+    /// After a session has sealed: it may want to be woken earlier, or a new key.
+    fn sent(&mut self, slot: Slot, renewal: Renewal, now: Instant) {
+        self.sessions.schedule(slot);
+        self.renew(slot, renewal, now);
+    }
+
+    pub(super) fn renew(&mut self, slot: Slot, renewal: Renewal, now: Instant) {
+        let wants = renewal != Renewal::No && self.sessions.get(slot).is_some_and(|session| session.may_initiate(now));
+        if wants && (renewal == Renewal::Urgent || self.admission.admits_renewal(now)) {
+            self.initiate(slot, now);
+        }
+    }
+
+    /// Tells the other side that we are here: an empty data message.
+    pub(super) fn send_keepalive(&mut self, slot: Slot, now: Instant) {
+        if let Err(reason) = self.seal(slot, &[], now) {
+            tracing::trace!(reason = reason.as_str(), "No keepalive");
         }
     }
 
@@ -179,50 +244,44 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             if self.peers.peer(pair.peer).and_then(|peer| peer.candidate(0)).is_none() {
                 return;
             }
-            if let Some(slot) = self.find(pair, epochs) {
-                self.tick_if_stale(slot, now);
-            }
             let slot = match self.find(pair, epochs) {
                 Some(slot) => slot,
                 None => {
                     let key = self.peer_keys(pair).find(|(epoch, _)| *epoch == epochs.peer).map(|(_, key)| *key);
-                    let Some(Ok((slot, session))) = key.map(|key| self.new_session(pair, epochs, &key, now)) else {
+                    let Some(Ok(session)) = key.map(|key| self.new_session(pair, epochs, &key, now)) else {
                         self.drops.count(DropReason::SessionLimit);
                         return;
                     };
-                    self.sessions.insert(slot, session);
-                    slot
+                    self.sessions.insert(session)
                 }
             };
             self.initiate(slot, now);
         }
     }
 
-    fn initiate(&mut self, slot: Slot, now: Instant) {
+    pub(super) fn initiate(&mut self, slot: Slot, now: Instant) {
+        let Some(attempts) = self.sessions.get(slot).filter(|session| session.may_initiate(now)).map(Session::attempts)
+        else {
+            return;
+        };
+        let pair = self.sessions.get(slot).map(Session::pair);
+        let peer = pair.and_then(|pair| self.peers.peer(pair.peer));
+        // a repeated initiation tries every endpoint in turn
+        let Some(endpoint) = peer.and_then(|peer| peer.candidate(attempts)) else { return };
+        let (index, stamp) = (self.sessions.free_index(&mut self.random), self.clock.stamp(now));
         let Some(session) = self.sessions.get_mut(slot) else { return };
-        let candidate = self.peers.peer(session.pair().peer).and_then(|peer| peer.candidate(session.attempts()));
-        let (Some(endpoint), Some(mut buffer)) = (candidate, self.transmits.take(0)) else { return };
-        match session.initiate(buffer.bytes(), &mut self.random, now) {
-            Some(length) => self.transmits.push(endpoint, buffer, length),
-            None => self.transmits.give_back(buffer),
+        match self.transmits.take(0) {
+            Some(mut buffer) => match session.initiate((index, &stamp), &mut self.random, buffer.bytes(), now) {
+                Some(length) => self.transmits.push(endpoint, buffer, length),
+                None => self.transmits.give_back(buffer),
+            },
+            None => session.postpone_initiation(now),
         }
-        self.wake_by(now + TICK);
+        self.sessions.settle(slot);
     }
 
-    /// Sends what waited for this pair's handshake, first what `Tunn` kept itself.
-    pub(super) fn release(&mut self, slot: Slot, pair: Pair, now: Instant) {
-        while let Some(session) = self.sessions.get_mut(slot).filter(|session| session.has_kept()) {
-            // what it kept is one of our padded packets, or nothing: a whole datagram must fit
-            let Some(mut buffer) = self.transmits.take(super::DATAGRAM_MAX + DATA_OVERHEAD) else { break };
-            let Some(length) = session.flush(buffer.bytes(), &mut self.random, now) else {
-                self.transmits.give_back(buffer);
-                break;
-            };
-            match self.peers.peer(pair.peer).and_then(|peer| peer.endpoint()) {
-                Some(endpoint) => self.transmits.push(endpoint, buffer, length),
-                None => self.transmits.give_back(buffer),
-            }
-        }
+    /// Sends what waited for this pair's handshake.
+    pub(super) fn release(&mut self, pair: Pair, now: Instant) {
         while self.staged.has(pair) {
             let Some(best) = self.best(pair, now) else { return };
             let Some(entry) = self.staged.pop(pair) else { return };

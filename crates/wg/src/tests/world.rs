@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use packet::{IpPacket, checksum};
 
@@ -135,6 +135,8 @@ impl Node {
 /// Some nodes and what is on the wire between them.
 pub(super) struct World {
     pub(super) now: Instant,
+    /// How often a process began: a process that begins later reads a later clock, if only by 20 ms.
+    starts: u32,
     pub(super) nodes: BTreeMap<Name, Node>,
     pub(super) wire: VecDeque<Datagram>,
     /// Everything that ever was on the wire.
@@ -159,7 +161,8 @@ pub(super) fn peer_config(name: Name, epochs: &[u64]) -> PeerConfig {
 impl World {
     /// Nodes that know nobody but themselves, each with its key of epoch 1.
     pub(super) fn strangers(names: &[Name]) -> Self {
-        let mut world = Self { now: epoch(), nodes: BTreeMap::new(), wire: VecDeque::new(), log: Vec::new() };
+        let mut world =
+            Self { now: epoch(), starts: 0, nodes: BTreeMap::new(), wire: VecDeque::new(), log: Vec::new() };
         for name in names {
             world.start(name);
             world.set_local(name, name, local_config(name, &[1]));
@@ -180,7 +183,8 @@ impl World {
 
     /// A node's process begins, or begins anew: sessions are gone, tables have to be set again.
     pub(super) fn start(&mut self, name: Name) {
-        let engine = Engine::new([number(name); 32], self.now);
+        self.starts += 1;
+        let engine = Engine::new([number(name); 32], self.wall(), self.now);
         let at = outer(name);
         let node = Node {
             engine,
@@ -192,6 +196,12 @@ impl World {
             peers: BTreeMap::new(),
         };
         self.nodes.insert(name, node);
+    }
+
+    /// What the wall clock shows.
+    pub(super) fn wall(&self) -> SystemTime {
+        let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        begin + (self.now - epoch()) + self.starts * Duration::from_millis(20)
     }
 
     /// The process dies and comes back with the same tables.
@@ -315,8 +325,6 @@ impl World {
 
     /// Time passes and nobody notices.
     pub(super) fn jump(&mut self, time: Duration) {
-        #[cfg(feature = "mock-clock")]
-        crate::advance_mock_clock(time);
         self.now += time;
     }
 
