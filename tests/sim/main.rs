@@ -43,7 +43,7 @@ impl Drop for Announce {
     }
 }
 
-/// Each run has a thread of its own: the clock of its sessions is the thread's.
+/// Each run has a thread of its own, whose panic says which seed it was.
 fn run<T: Send + 'static>(seed: u64, what: impl FnOnce(u64) -> T + Send + 'static) -> T {
     let run = move || {
         let _announce = Announce(seed);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use identity::key_ring::{Input, KeyRing};
 use identity::{
@@ -96,9 +96,16 @@ impl Node {
         UnixTime(truth.0.saturating_add_signed(self.skew))
     }
 
-    /// Comes up with what was written down and what the directory holds.
-    pub fn start(&mut self, seed: [u8; 32], entries: Vec<Entry>, truth: UnixTime, now: Instant) {
-        let mut daemon = Daemon::new(seed, now);
+    /// Comes up with what was written down and what the directory holds. `fraction` is of the true second.
+    pub fn start(
+        &mut self,
+        seed: [u8; 32],
+        entries: Vec<Entry>,
+        truth: UnixTime,
+        (fraction, now): (Duration, Instant),
+    ) {
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(self.wall(truth).0) + fraction;
+        let mut daemon = Daemon::new(seed, wall, now);
         daemon.take(Event::Init);
         self.daemon = Some(daemon);
         entries.into_iter().for_each(|entry| self.hear(entry, truth));
@@ -281,9 +288,9 @@ impl Node {
 }
 
 impl Daemon {
-    fn new(seed: [u8; 32], now: Instant) -> Self {
+    fn new(seed: [u8; 32], wall: SystemTime, now: Instant) -> Self {
         Self {
-            engine: Engine::new(seed, now),
+            engine: Engine::new(seed, wall, now),
             view: ClusterView::default(),
             desired: None,
             specs: BTreeMap::new(),

@@ -160,7 +160,6 @@ impl World {
     }
 
     fn advance(&mut self, to: Duration) {
-        wg::advance_mock_clock(to.saturating_sub(self.at));
         self.at = to;
     }
 
@@ -251,7 +250,8 @@ impl World {
             return;
         }
         let (truth, now, seed) = (self.truth(), self.now(), self.dice.bytes());
-        self.nodes[reader - 1].start(seed, entries, truth, now);
+        let fraction = Duration::from_nanos(self.at.subsec_nanos().into());
+        self.nodes[reader - 1].start(seed, entries, truth, (fraction, now));
         self.reconcile(reader - 1);
     }
 

@@ -161,6 +161,7 @@ impl Sessions {
         let Some(session) = self.get_mut(slot) else { return };
         let deadline = session.deadline();
         if session.scheduled.is_some_and(|scheduled| scheduled <= deadline) {
+            // it is woken early, and asks again
             return;
         }
         if let Some(before) = session.scheduled.replace(deadline) {

@@ -113,6 +113,8 @@ pub(crate) struct Session {
     silence: Option<Instant>,
     jitter: Duration,
     used: Instant,
+    /// When an authentic message came last, old initiations not counted.
+    heard: Option<Instant>,
     established: Option<Instant>,
     initiator: bool,
     pub(crate) traffic: Traffic,
@@ -142,6 +144,7 @@ impl Session {
             silence: None,
             jitter: Duration::ZERO,
             used: now,
+            heard: None,
             established: None,
             initiator: false,
             traffic: Traffic::default(),
@@ -235,6 +238,18 @@ impl Session {
         Due::Nothing
     }
 
+    /// Whether nothing came from the peer for so long that it may have lost our keys.
+    pub(crate) fn is_quiet(&self, now: Instant) -> bool {
+        self.heard.is_none_or(|heard| now.saturating_duration_since(heard) >= SILENCE)
+    }
+
+    /// The initiation just sent is not to be repeated.
+    pub(crate) const fn try_once(&mut self) {
+        self.retry = None;
+        self.unanswered_since = None;
+        self.attempts = 0;
+    }
+
     /// Whether a handshake may begin: none did within the last five seconds, and none is being tried.
     pub(crate) fn may_initiate(&self, now: Instant) -> bool {
         let is_recent = |at: Instant| now.saturating_duration_since(at) < REKEY_TIMEOUT;
@@ -288,6 +303,7 @@ impl Session {
         let jitter = self.draw_jitter(random);
         self.keys.add(&keys, facts, jitter).ok_or(DropReason::HandshakeInvalid)?;
         self.used = now;
+        self.heard = Some(now);
         self.traffic.rx_bytes += bytes(INITIATION);
         self.traffic.tx_bytes += bytes(RESPONSE);
         Ok(RESPONSE)
@@ -318,6 +334,7 @@ impl Session {
         self.completed(now);
         self.initiator = true;
         self.used = now;
+        self.heard = Some(now);
         self.traffic.rx_bytes += bytes(message.len());
         Ok(())
     }
@@ -341,6 +358,7 @@ impl Session {
             self.forget_pending();
         }
         self.silence = None;
+        self.heard = Some(now);
         if message.len() > DATA_OVERHEAD {
             self.used = now;
             if self.keepalive.is_some() {

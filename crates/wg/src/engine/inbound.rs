@@ -260,6 +260,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let gate = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
         let keys = (*gate.ok_or(DropReason::NoBinding)?.public().as_bytes(), *peer_key.as_bytes());
         if self.stamps.get(&keys).is_some_and(|newest| proven.stamp <= *newest) {
+            if session.is_quiet(now) {
+                self.initiate_instead(found, fresh, now);
+            }
             return Err(DropReason::HandshakeReplay);
         }
         let mut buffer = self.transmits.take(0).ok_or(DropReason::QueueFull)?;
@@ -283,6 +286,22 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             peer.initiations.spend(now);
         }
         Ok(())
+    }
+
+    /// An authentic initiation that is not newer than the last one was captured by somebody, or its sender's clock was put
+    /// back and its sessions lost: we would refuse it for as long as its clock is behind. So we begin a handshake ourselves,
+    /// where we know the peer to be, once, and only if we have not heard of it lately.
+    fn initiate_instead(&mut self, found: Option<Slot>, fresh: Option<Session>, now: Instant) {
+        let slot = found.or_else(|| fresh.map(|session| self.sessions.insert(session)));
+        let Some(slot) = slot.filter(|slot| self.sessions.get(*slot).is_some_and(|session| session.may_initiate(now)))
+        else {
+            return;
+        };
+        self.initiate(slot, now);
+        if let Some(session) = self.sessions.get_mut(slot) {
+            session.try_once();
+        }
+        self.sessions.settle(slot);
     }
 
     pub(super) fn new_session(

@@ -29,6 +29,46 @@ fn a_restarted_node_greets_and_its_peers_find_it_at_once() {
     assert_eq!(world.node("bob").payloads(), [b"after"]);
 }
 
+/// A node whose clock was put back by an hour and that lost its sessions is not locked out for an hour: its peer refuses
+/// the old timestamp, and begins a handshake itself.
+#[test]
+fn a_clock_put_back_locks_nobody_out() {
+    for pause in [20, 200] {
+        let mut world = World::friends(&["alice", "bob"]);
+        world.say("alice", "bob", b"before");
+        world.run();
+        world.wait(Duration::from_secs(pause));
+        world.clock_lags = Duration::from_secs(3600);
+        world.restart("alice");
+        world.log.clear();
+        world.say("alice", "bob", b"after");
+        world.run();
+        assert_eq!(world.node("bob").payloads(), [&b"before"[..], b"after"], "after {pause} s");
+        assert_eq!(world.node("bob").drops, [DropReason::HandshakeReplay]);
+        assert_eq!(world.kinds()[..3], [1, 1, 2]);
+    }
+}
+
+/// The same by somebody who captured an initiation: one handshake at most in five seconds, with the peer where it is.
+#[test]
+fn an_old_initiation_brings_one_handshake_with_its_sender() {
+    let mut world = World::friends(&["alice", "bob"]);
+    world.say("alice", "bob", b"x");
+    world.run();
+    let captured = Datagram { from: outer("carol"), ..world.log[0].clone() };
+    world.wait(Duration::from_secs(100));
+    world.log.clear();
+    for _ in 0..10 {
+        world.deliver(&captured);
+    }
+    let sent: Vec<_> = world.wire.iter().map(|datagram| (datagram.kind(), datagram.to)).collect();
+    assert_eq!(sent, [(1, outer("alice"))]);
+    world.lose();
+    world.log.clear();
+    world.wait(Duration::from_secs(120));
+    assert_eq!(world.kinds(), [], "it is not repeated");
+}
+
 #[test]
 fn greeting_needs_both_names_keys_and_an_endpoint() {
     let mut world = World::friends(&["alice", "bob"]);

@@ -137,6 +137,8 @@ pub(super) struct World {
     pub(super) now: Instant,
     /// How often a process began: a process that begins later reads a later clock, if only by 20 ms.
     starts: u32,
+    /// How far the clock is behind for whoever reads it now.
+    pub(super) clock_lags: Duration,
     pub(super) nodes: BTreeMap<Name, Node>,
     pub(super) wire: VecDeque<Datagram>,
     /// Everything that ever was on the wire.
@@ -161,8 +163,14 @@ pub(super) fn peer_config(name: Name, epochs: &[u64]) -> PeerConfig {
 impl World {
     /// Nodes that know nobody but themselves, each with its key of epoch 1.
     pub(super) fn strangers(names: &[Name]) -> Self {
-        let mut world =
-            Self { now: epoch(), starts: 0, nodes: BTreeMap::new(), wire: VecDeque::new(), log: Vec::new() };
+        let mut world = Self {
+            now: epoch(),
+            starts: 0,
+            clock_lags: Duration::ZERO,
+            nodes: BTreeMap::new(),
+            wire: VecDeque::new(),
+            log: Vec::new(),
+        };
         for name in names {
             world.start(name);
             world.set_local(name, name, local_config(name, &[1]));
@@ -201,7 +209,7 @@ impl World {
     /// What the wall clock shows.
     pub(super) fn wall(&self) -> SystemTime {
         let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        begin + (self.now - epoch()) + self.starts * Duration::from_millis(20)
+        begin + (self.now - epoch()) + self.starts * Duration::from_millis(20) - self.clock_lags
     }
 
     /// The process dies and comes back with the same tables.
