@@ -223,14 +223,16 @@ fn peer_authentication(key: &ObjectKey, value: &Value, created: u64) -> Result<P
             number.ok_or_else(|| format!("{}: portLevelMtls: `{port}` is no port (1 to 65535)", title(key)))?;
         ports.insert(number, mtls.mode.and_then(ModeName::mode));
     }
-    if !ports.is_empty() && spec.selector.is_none() {
-        return Err(format!("{}: portLevelMtls needs a selector: ports are a workload's", title(key)));
+    let selector = spec.selector.map(|s| selector(key, s)).transpose()?;
+    if !ports.is_empty() && selector.as_ref().is_none_or(Selector::is_empty) {
+        let reason = "portLevelMtls needs a selector that names labels: ports are a workload's";
+        return Err(format!("{}: {reason}", title(key)));
     }
     Ok(PeerAuthentication {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
         created,
-        selector: spec.selector.map(|s| selector(key, s)).transpose()?,
+        selector,
         mode: spec.mtls.and_then(|mtls| mtls.mode).and_then(ModeName::mode),
         ports,
         outbound: spec.outbound.map(OutboundName::outbound),

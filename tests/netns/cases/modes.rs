@@ -96,11 +96,12 @@ fn scopes_and_ports() {
     refused(&lab, "plain/client", ip);
     lab.put("namespace.yaml", &peer_authentication("demo", "PERMISSIVE"));
     served(&lab, "plain/client", ip);
-    let workload = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: all, namespace: demo}\n\
-         spec: {selector: {}, mtls: {mode: STRICT}, portLevelMtls: {7: {mode: PERMISSIVE}}}\n";
+    lab.apply(&pod("demo", "server", "n2", "server", "role: server"));
+    let workload = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: server, namespace: demo}\n\
+         spec: {selector: {matchLabels: {role: server}}, mtls: {mode: STRICT}, portLevelMtls: {7: {mode: PERMISSIVE}}}\n";
     lab.put("workload.yaml", workload);
     refused(&lab, "plain/client", ip);
-    assert_eq!(lab.tcp_echo("plain/client", ip, 7, "port seven").as_deref(), Some("port seven"));
+    eventually("port 7 is open", SOON, || lab.tcp_echo("plain/client", ip, 7, "seven").filter(|text| text == "seven"));
     lab.put(
         "workload.yaml",
         &workload.replace("STRICT", "PERMISSIVE").replace("{7: {mode: PERMISSIVE}}", "{7: {mode: STRICT}}"),

@@ -80,6 +80,7 @@ fn istios_own_yaml_is_read_and_its_mistakes_are_named() {
     for (spec, told) in [
         ("{portLevelMtls: {80: {mode: STRICT}}}", "needs a selector"),
         ("{selector: {}, portLevelMtls: {http: {mode: STRICT}}}", "is no port"),
+        ("{selector: {}, portLevelMtls: {7: {mode: STRICT}}}", "needs a selector that names labels"),
         ("{selector: {matchExpressions: [{key: a, operator: Is}]}}", "is no operator"),
         ("{mtls: {mode: strict}}", "unknown variant"),
         ("{outbound: Never}", "unknown variant"),
