@@ -15,6 +15,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("pl_11_mode_stays_when_its_document_or_folder_goes_bad", stays),
     ("kubelet_probes_and_established_flows_under_strict", established_flows),
     ("bridge_as_primary_plugin_keeps_the_modes", bridge),
+    ("f17_keys_and_bindings_come_by_themselves_within_five_seconds", by_themselves),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -109,6 +110,25 @@ fn scopes_and_ports() {
     served(&lab, "plain/client", ip);
     eventually("port 7 is closed", SOON, || lab.tcp_echo("plain/client", ip, 7, "x").is_none().then_some(()));
     assert_eq!(lab.tcp_echo("demo/client", ip, 7, "by tunnel").as_deref(), Some("by tunnel"));
+}
+
+/// From an empty cluster: manifests alone, and two pods speak under keys that nobody handed out.
+fn by_themselves() {
+    let lab = Lab::up("nodes: 2\nfamilies: [ipv4]", &namespace("demo", true));
+    let capture = lab.capture();
+    lab.apply(&[pod("demo", "client", "n1", "client", ""), pod("demo", "server", "n2", "server", "")].concat());
+    eventually("both pods run", Duration::from_secs(30), || {
+        let status = lab.status();
+        let pods = status["pods"].as_array()?;
+        (pods.len() == 2 && pods.iter().all(|p| p["phase"] == "Running")).then_some(())
+    });
+    let server = lab.ip("demo/server", false);
+    eventually("they speak", SOON, || lab.tcp_echo("demo/client", server, 8080, MARKER).filter(|text| text == MARKER));
+    assert_eq!(markers(&capture.stop()), 0, "a first packet was clear");
+    let rows = lab.ask("n1", "peers");
+    let rows = rows.as_array().expect("rows");
+    let peer = rows.iter().find(|row| row["identity"] == "spiffe://weft.lab/ns/demo/sa/server").expect("the peer");
+    assert_eq!(peer["state"], "session", "{peer:#}");
 }
 
 fn labels() {
