@@ -23,6 +23,7 @@
 pub mod blocks;
 pub mod enrolment;
 pub mod mode;
+pub mod nft;
 pub mod rule_set;
 pub mod selector;
 pub mod verdict;

@@ -3,8 +3,9 @@
 mod identity;
 mod leaks;
 mod modes;
+mod policy_kernel;
 
 /// Every case by name.
 pub fn all() -> Vec<(&'static str, fn())> {
-    [leaks::CASES, modes::CASES, identity::CASES].concat()
+    [leaks::CASES, modes::CASES, identity::CASES, policy_kernel::CASES].concat()
 }

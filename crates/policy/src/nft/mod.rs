@@ -1,0 +1,274 @@
+//! From rules to nftables: what judges each forwarded packet in the kernel, and the smallest script that leads from one
+//! set of rules to another. Pure: text out, nothing is run.
+//!
+//! One table a family, `ip weft_policy` and `ip6 weft_policy`. A packet is judged by its *connection*, as conntrack
+//! knows it after DNAT: `ct original saddr` is who began it, `ct reply saddr` who serves it, `ct reply proto-src` the
+//! port there. Packets of both directions, and ICMP errors about them (which conntrack relates), so meet the same rules,
+//! each of them, for as long as the connection lives: a policy that goes takes the flow with it.
+//!
+//! ```text
+//! forward_authorization (hook forward, -4), then forward_network (-3), each:
+//!   no connection known: what is to or from a judged workload is dropped
+//!   a workload with itself, or with its own node: accept
+//!   client in the map outbound_… ─▶ its first stage ── denied ──▶ counted, remembered, dropped
+//!                                          │ allowed
+//!   server in the map inbound_…  ─▶ its first stage ── denied ──▶ counted, remembered, dropped
+//!                                          │ allowed
+//!                                        accept: on to the next layer
+//!
+//! a stage: other end @verdict map ─▶ verdict, or jump to its ports · large sets · blocks · … · otherwise
+//! ```
+
+mod compile;
+mod program;
+mod text;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use self::program::{CONTESTED, Edit, JUDGED, MEMBERS, NODE, SELVES, Table, edits};
+use crate::rule_set::RuleSet;
+use crate::verdict::Direction;
+
+/// Name of the tables.
+pub const TABLE: &str = "weft_policy";
+/// What the rules count, by reason.
+pub const COUNTERS: [&str; 5] =
+    ["outbound_denied", "inbound_denied", "connection_unknown", "contested_address", "audited"];
+/// Flows remembered in the set of denied ones; when it is full, flows are still judged and counted, only not listed.
+const REMEMBERED_MAX: usize = 4096;
+/// Elements on one line of a script; longer lists are several lines of one transaction.
+const LINE_MAX: usize = 512;
+
+/// The two layers of a chain: both must let a connection pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    /// AuthorizationPolicy.
+    Authorization,
+    /// NetworkPolicy and its tiers.
+    Network,
+}
+
+/// In the order of their hooks.
+const LAYERS: [Layer; 2] = [Layer::Authorization, Layer::Network];
+
+impl Layer {
+    fn letter(self) -> char {
+        match self {
+            Self::Authorization => 'a',
+            Self::Network => 'n',
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Authorization => "authorization",
+            Self::Network => "network",
+        }
+    }
+
+    /// Priority of its hook: after the mesh's own filter, which is at -5.
+    fn priority(self) -> i8 {
+        match self {
+            Self::Authorization => -4,
+            Self::Network => -3,
+        }
+    }
+}
+
+/// For whom rules are compiled.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    /// The node whose workloads are judged.
+    pub node: &'a str,
+    /// Addresses of members: packets between two of them travel sealed, or between two pins of one node.
+    pub members: &'a BTreeSet<IpAddr>,
+}
+
+/// What the kernel is to hold for both families.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    v4: Table,
+    v6: Table,
+}
+
+impl Default for Program {
+    /// Nobody is judged.
+    fn default() -> Self {
+        Self::of(&RuleSet::default(), &Here { node: "", members: &BTreeSet::new() })
+    }
+}
+
+impl Program {
+    /// Compiles the rules about one node's workloads.
+    #[must_use]
+    pub fn of(rules: &RuleSet, here: &Here<'_>) -> Self {
+        Self { v4: compile::table(rules, here, true), v6: compile::table(rules, here, false) }
+    }
+
+    /// Both tables from nothing, replacing what is there in the same transaction. `counts` says where each counter
+    /// begins: packets and bytes, by name.
+    #[must_use]
+    pub fn whole(&self, counts: impl Fn(&str) -> (u64, u64)) -> String {
+        let mut script = nothing();
+        for family in [V4, V6] {
+            // the families' counters are shown as sums, so that one of them can hold what was counted before
+            script.push_str(&frame(family, |name| if family.is_v4 { counts(name) } else { (0, 0) }));
+        }
+        script + &Self::default().difference(self)
+    }
+
+    /// The smallest script that leads from these rules to others; empty when they are equal.
+    #[must_use]
+    pub fn difference(&self, to: &Self) -> String {
+        let mut script = String::new();
+        for ((family, from), (_, to)) in self.families().into_iter().zip(to.families()) {
+            render(&mut script, family, &edits(from, to));
+        }
+        script
+    }
+
+    /// Whether nobody is judged.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.families().iter().all(|(_, table)| table.chains.is_empty())
+    }
+
+    fn families(&self) -> [(Family, &Table); 2] {
+        [(V4, &self.v4), (V6, &self.v6)]
+    }
+}
+
+/// How nft calls a family.
+#[derive(Clone, Copy)]
+struct Family {
+    ip: &'static str,
+    address: &'static str,
+    is_v4: bool,
+}
+
+const V4: Family = Family { ip: "ip", address: "ipv4_addr", is_v4: true };
+const V6: Family = Family { ip: "ip6", address: "ipv6_addr", is_v4: false };
+
+/// Removes the tables.
+#[must_use]
+pub fn nothing() -> String {
+    ["ip", "ip6"].map(|ip| format!("add table {ip} {TABLE}\ndelete table {ip} {TABLE}\n")).concat()
+}
+
+/// What every table has, whatever the rules: counters, empty sets and maps, and the chains that lead to the rules.
+fn frame(family: Family, counts: impl Fn(&str) -> (u64, u64)) -> String {
+    let Family { ip, address, is_v4 } = family;
+    let mut text = format!("table {ip} {TABLE} {{\n");
+    for name in COUNTERS {
+        let (packets, bytes) = counts(name);
+        line(&mut text, format_args!("counter {name} {{ packets {packets} bytes {bytes}\n}}"));
+    }
+    line(&mut text, format_args!("set {SELVES} {{\ntype {address} . {address}\n}}"));
+    for name in [JUDGED, NODE, CONTESTED, MEMBERS] {
+        line(&mut text, format_args!("set {name} {{\ntype {address}\n}}"));
+    }
+    let kind = format!("{address} . {address} . inet_proto . inet_service");
+    let bounds = format!("size {REMEMBERED_MAX}\nflags dynamic,timeout\ntimeout 10m");
+    line(&mut text, format_args!("set denied {{\ntype {kind}\n{bounds}\n}}"));
+    for direction in text::DIRECTIONS {
+        text.push_str(&remembering(ip, &text::denied(direction).replace("goto ", ""), direction));
+        for layer in LAYERS {
+            let map = text::hook_map(direction, layer);
+            line(&mut text, format_args!("map {map} {{\ntype {address} : verdict\n}}"));
+        }
+    }
+    // without a connection nobody knows who began: what cannot be judged does not pass where something is judged
+    line(
+        &mut text,
+        format_args!(
+            "chain unknown {{\n{ip} saddr @{JUDGED} counter name connection_unknown drop\n\
+             {ip} daddr @{JUDGED} counter name connection_unknown drop\n}}"
+        ),
+    );
+    for layer in LAYERS {
+        text.push_str(&hook(is_v4, layer));
+    }
+    line(&mut text, format_args!("}}"));
+    text
+}
+
+/// The base chain of a layer, and the chain in which the server's side is judged.
+fn hook(is_v4: bool, layer: Layer) -> String {
+    let [client, server] = text::ends(is_v4);
+    // bridged neighbour discovery comes by here and has no connection; a routed packet has less than 255 hops left
+    let discovery = "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n";
+    let discovery = if is_v4 { "" } else { discovery };
+    let (name, priority) = (layer.name(), layer.priority());
+    let [outbound, inbound] = text::DIRECTIONS.map(|direction| text::hook_map(direction, layer));
+    let contested = "counter name contested_address drop";
+    format!(
+        "chain arriving_{name} {{\n{server} vmap @{inbound}\naccept\n}}\n\
+         chain forward_{name} {{\ntype filter hook forward priority {priority}; policy accept;\n\
+         {discovery}ct state invalid,untracked goto unknown\n\
+         {client} . {server} @{SELVES} accept\n\
+         {client} @{CONTESTED} {contested}\n{server} @{CONTESTED} {contested}\n\
+         {client} @{NODE} accept\n{server} @{NODE} accept\n\
+         {client} vmap @{outbound}\ngoto arriving_{name}\n}}\n"
+    )
+}
+
+/// The chain that counts and remembers who was denied what, in the words of the connection's original direction.
+fn remembering(ip: &str, chain: &str, direction: Direction) -> String {
+    let name = text::name(direction);
+    let ports = "meta l4proto { tcp, udp, sctp }";
+    let original = format!("{ip} saddr . {ip} daddr . meta l4proto");
+    let reply = format!("{ip} daddr . {ip} saddr . meta l4proto");
+    format!(
+        "chain {chain} {{\ncounter name {name}_denied\n\
+         ct direction original {ports} update @denied {{ {original} . th dport counter }} drop\n\
+         ct direction reply {ports} update @denied {{ {reply} . th sport counter }} drop\n\
+         ct direction original update @denied {{ {original} . 0 counter }} drop\n\
+         ct direction reply update @denied {{ {reply} . 0 counter }} drop\n\
+         drop\n}}\n"
+    )
+}
+
+fn line(script: &mut String, text: std::fmt::Arguments<'_>) {
+    // writing to a String cannot fail
+    let _written = script.write_fmt(text);
+    script.push('\n');
+}
+
+fn render(script: &mut String, family: Family, edits: &[Edit<'_>]) {
+    let Family { ip, address, .. } = family;
+    let at = format!("{ip} {TABLE}");
+    for edit in edits {
+        match edit {
+            Edit::AddChain(name) => line(script, format_args!("add chain {at} {name}")),
+            Edit::AddSet(name) => line(script, format_args!("add set {at} {name} {{ type {address}; }}")),
+            Edit::AddMap(name) => line(script, format_args!("add map {at} {name} {{ type {address} : verdict; }}")),
+            Edit::FlushChain(name) => line(script, format_args!("flush chain {at} {name}")),
+            Edit::AddRule(chain, rule) => line(script, format_args!("add rule {at} {chain} {rule}")),
+            Edit::DelMembers(set, ips) => elements(script, "delete", &at, set, ips.iter().map(|ip| member(set, ip))),
+            Edit::AddMembers(set, ips) => elements(script, "add", &at, set, ips.iter().map(|ip| member(set, ip))),
+            Edit::DelVerdicts(map, ips) => elements(script, "delete", &at, map, ips.iter().map(IpAddr::to_string)),
+            Edit::AddVerdicts(map, verdicts) => {
+                elements(script, "add", &at, map, verdicts.iter().map(|(ip, verdict)| format!("{ip} : {verdict}")));
+            }
+            Edit::DelSet(name) => line(script, format_args!("delete set {at} {name}")),
+            Edit::DelMap(name) => line(script, format_args!("delete map {at} {name}")),
+            Edit::DelChain(name) => line(script, format_args!("delete chain {at} {name}")),
+        }
+    }
+}
+
+fn member(set: &str, ip: &IpAddr) -> String {
+    if set == SELVES { format!("{ip} . {ip}") } else { ip.to_string() }
+}
+
+fn elements(script: &mut String, verb: &str, at: &str, set: &str, texts: impl Iterator<Item = String>) {
+    let texts: Vec<_> = texts.collect();
+    for some in texts.chunks(LINE_MAX) {
+        line(script, format_args!("{verb} element {at} {set} {{ {} }}", some.join(", ")));
+    }
+}
+
+#[cfg(test)]
+mod tests;
