@@ -3,6 +3,7 @@
 mod admin_reply;
 mod cli;
 mod identity;
+mod interrupt;
 mod lab;
 mod node;
 mod peers;

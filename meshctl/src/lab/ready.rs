@@ -8,7 +8,7 @@ use anyhow::bail;
 use super::live::{LiveState, PodStatus};
 use super::overlay::Phase;
 use super::pick::Lab;
-use crate::screen;
+use crate::{interrupt, screen};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -63,10 +63,11 @@ impl Progress {
 /// Waits until everything runs, and until meshd knows it.
 ///
 /// # Errors
-/// It did not within `patience`: what is missing, each with its reason.
+/// It did not within `patience`: what is missing, each with its reason. Or somebody wants us to end.
 pub(super) fn wait(lab: &Lab, progress: &mut Progress, patience: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + patience;
     loop {
+        interrupt::check()?;
         let missing = match lab.live() {
             Ok(state) => {
                 progress.tell(&state);

@@ -16,6 +16,7 @@ use super::pick::{self, Lab, LabChoice};
 use super::programs::{self, ProgramArgs};
 use super::ready::{self, Progress};
 use super::{apply, down, logs, status, topology};
+use crate::interrupt;
 use crate::screen::{self, Format};
 
 /// `meshctl lab up`.
@@ -47,6 +48,7 @@ pub(super) struct UpArgs {
 /// # Errors
 /// It cannot be built or does not get ready; nothing of it stays then, unless asked to keep it.
 pub(super) fn run(args: &UpArgs) -> anyhow::Result<()> {
+    interrupt::defer()?;
     let lab = up(args)?;
     match args.output {
         Format::Json => screen::out_json(&status::json(&lab)?),

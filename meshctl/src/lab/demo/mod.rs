@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use super::pick::{self, LabChoice};
 use super::programs::ProgramArgs;
 use super::{down, up};
+use crate::interrupt;
 use crate::screen::{self, Format};
 use report::Report;
 use story::Story;
@@ -41,6 +42,7 @@ pub(super) struct DemoArgs {
 /// The lab cannot be built, or something that is no check fails.
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     pick::ensure_root()?;
+    interrupt::defer()?;
     let begin = Instant::now();
     let choice = LabChoice::named(NAME);
     down::down(&choice).context("a demo before this one left something behind")?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::interrupt;
 use crate::screen::{self, Format};
 
 /// Checks, as they come.
@@ -33,8 +34,9 @@ impl Report {
     /// One check with its figures.
     ///
     /// # Errors
-    /// stdout is gone.
+    /// stdout is gone, or somebody wants us to end.
     pub(super) fn check(&mut self, name: &str, ok: bool, observed: &Value) -> anyhow::Result<()> {
+        interrupt::check()?;
         self.checks += 1;
         self.failed += u32::from(!ok);
         match self.format {

@@ -16,7 +16,7 @@ use super::super::probe::exchange::{Exchange, Protocol, Report as Exchanged};
 use super::super::{apply, exec, pcap};
 use super::report::Report;
 use crate::admin_reply::Status;
-use crate::rpc;
+use crate::{interrupt, rpc};
 
 /// How long a change may take until everybody acts on it.
 pub(super) const SOON: Duration = Duration::from_secs(10);
@@ -203,6 +203,7 @@ impl<'a> Story<'a> {
     ) -> anyhow::Result<(T, Duration)> {
         let begin = Instant::now();
         loop {
+            interrupt::check()?;
             if let Some(found) = look()? {
                 return Ok((found, begin.elapsed()));
             }
