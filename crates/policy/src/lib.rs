@@ -20,18 +20,26 @@
 //! assert!(!resolve([&strict], "elsewhere", &Labels::new(), "weft-system").is_strict());
 //! ```
 
+pub mod authorization_policy;
 pub mod blocks;
+pub mod cluster_policy;
+pub mod compile;
 pub mod enrolment;
 pub mod mode;
+pub mod network_policy;
 pub mod nft;
 pub mod rule_set;
 pub mod selector;
 pub mod verdict;
 pub mod workload;
 
+pub use authorization_policy::{AuthorizationAction, AuthorizationPolicy, AuthorizationRule, PeerTerms, Target};
 pub use blocks::Blocks;
+pub use cluster_policy::{ClusterAction, ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, ClusterTier, PodsOf};
+pub use compile::{Compiler, Policies};
 pub use enrolment::{MESH_LABEL, is_enrolled};
 pub use mode::{EffectiveMode, Mode, Outbound, PeerAuthentication, resolve};
+pub use network_policy::{NetworkPeer, NetworkPolicy, NetworkPort, NetworkRule};
 pub use rule_set::RuleSet;
 pub use selector::{Expression, Labels, Selector};
 pub use verdict::{Decision, Direction, End, Flow, PolicyKind, PolicyRef, Reason, RuleRef, Verdict};

@@ -33,7 +33,8 @@ mod judge;
 pub struct RuleSet {
     /// Who may be a subject or a member, with the addresses that are theirs alone.
     pub workloads: BTreeMap<WorkloadId, Subject>,
-    /// Whose address is whose. Contested addresses are not in it.
+    /// Whose address is whose. Contested addresses are not in it. A node is in it as [`WorkloadId::of_node`], and is no
+    /// subject.
     pub addresses: BTreeMap<IpAddr, WorkloadId>,
     /// Addresses that more than one live workload claims: they belong to nobody, and nothing passes from or to them.
     pub contested: BTreeSet<IpAddr>,
@@ -69,7 +70,7 @@ pub struct ChainKey(pub Arc<str>);
 /// Peers: workloads (that match by their addresses) and ranges of addresses, whoever they belong to. An empty set is nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerSet {
-    /// Workloads.
+    /// Workloads, and nodes where a rule names their identity.
     pub members: BTreeSet<WorkloadId>,
     /// The members' addresses, without contested ones.
     pub addresses: BTreeSet<IpAddr>,

@@ -1,6 +1,7 @@
 //! Label selection: which workloads a policy is about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// The labels of a namespace or a workload.
 pub type Labels = BTreeMap<String, String>;
@@ -40,6 +41,32 @@ impl Selector {
     pub fn matches(&self, labels: &Labels) -> bool {
         self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
             && self.expressions.iter().all(|expression| expression.holds(labels))
+    }
+}
+
+impl fmt::Display for Selector {
+    /// One text for one selector, whatever the order it was written in: `"a"="b","c" In ["x"]`; `*` for the
+    /// empty one. Everything is quoted, so that two selectors never share a text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("*");
+        }
+        let labels = self.match_labels.iter().map(|(key, value)| format!("{key:?}={value:?}"));
+        let mut expressions: Vec<String> = self.expressions.iter().map(ToString::to_string).collect();
+        expressions.sort_unstable();
+        expressions.dedup();
+        f.write_str(&labels.chain(expressions).collect::<Vec<_>>().join(","))
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::In(key, values) => write!(f, "{key:?} In {:?}", values.iter().collect::<Vec<_>>()),
+            Self::NotIn(key, values) => write!(f, "{key:?} NotIn {:?}", values.iter().collect::<Vec<_>>()),
+            Self::Exists(key) => write!(f, "{key:?} Exists"),
+            Self::DoesNotExist(key) => write!(f, "{key:?} DoesNotExist"),
+        }
     }
 }
 

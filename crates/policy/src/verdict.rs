@@ -22,8 +22,12 @@ pub enum PolicyKind {
     NetworkPolicy,
     /// `weft.dev` AuthorizationPolicy.
     AuthorizationPolicy,
-    /// `policy.networking.k8s.io` ClusterNetworkPolicy, AdminNetworkPolicy or BaselineAdminNetworkPolicy.
+    /// `policy.networking.k8s.io` ClusterNetworkPolicy.
     ClusterNetworkPolicy,
+    /// Its predecessor of the tier before NetworkPolicy.
+    AdminNetworkPolicy,
+    /// Its predecessor of the tier after NetworkPolicy.
+    BaselineAdminNetworkPolicy,
 }
 
 impl PolicyKind {
@@ -34,6 +38,8 @@ impl PolicyKind {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         }
     }
 }

@@ -21,6 +21,12 @@ impl WorkloadId {
         Self(format!("{namespace}/{name}").into())
     }
 
+    /// A node where it is a peer: `/name`.
+    #[must_use]
+    pub fn of_node(name: &str) -> Self {
+        Self::new("", name)
+    }
+
     /// `namespace/name`.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -130,6 +136,8 @@ pub struct Node {
     pub labels: Labels,
     /// Its own addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// The SPIFFE ID that its key proves.
+    pub identity: Option<String>,
 }
 
 /// Everything that policies are held against.

@@ -56,8 +56,7 @@ impl RuleSet {
 
     fn is_own_node(&self, subject: &Subject, peer: &End) -> bool {
         let addresses = subject.node.as_ref().and_then(|node| self.nodes.get(node));
-        peer.workload.is_none()
-            && addresses.zip(peer.address).is_some_and(|(addresses, address)| addresses.contains(&address))
+        addresses.zip(peer.address).is_some_and(|(addresses, address)| addresses.contains(&address))
     }
 
     fn judge_chain(&self, chain: &Chain, flow: &Flow, peer: &End, direction: Direction) -> Verdict {

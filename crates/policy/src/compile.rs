@@ -1,0 +1,242 @@
+//! Policies × workloads → rule set, remembering what did not change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+mod index;
+mod rules;
+mod sets;
+
+#[cfg(test)]
+mod tests;
+
+use self::index::{Index, Known};
+use self::rules::Scribe;
+use self::sets::Sets;
+use crate::authorization_policy::{AuthorizationAction, AuthorizationPolicy};
+use crate::cluster_policy::{ClusterPolicy, ClusterTier};
+use crate::network_policy::NetworkPolicy;
+use crate::rule_set::{Chain, ChainKey, Otherwise, RuleSet, Stage, Subject, Tier};
+use crate::verdict::{Direction, PolicyKind, PolicyRef};
+use crate::workload::{WorkloadId, World};
+
+/// All policies of the cluster, in any order; of two of one kind, namespace and name only one may be in here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    pub network: Vec<NetworkPolicy>,
+    /// `weft.dev` AuthorizationPolicy.
+    pub authorization: Vec<AuthorizationPolicy>,
+    /// The administrator's tiers.
+    pub cluster: Vec<ClusterPolicy>,
+}
+
+/// Compiles again and again, each time from the whole: sets and chains that came out the same are the same `Arc`, and
+/// only workloads that changed are held against selectors that did not. What it gives depends on its arguments alone.
+///
+/// ```
+/// use policy::{Compiler, NetworkPolicy, Policies, Workload, World};
+///
+/// let closed = NetworkPolicy { namespace: "shop".into(), name: "closed".into(), ingress: Some(vec![]), ..Default::default() };
+/// let pod = |name: &str, ip: &str| Workload {
+///     namespace: "shop".into(),
+///     name: name.into(),
+///     addresses: [ip.parse().unwrap()].into(),
+///     ..Default::default()
+/// };
+/// let world = World { workloads: vec![pod("cart", "10.0.0.1"), pod("web", "10.0.0.2")], ..Default::default() };
+/// let rules = Compiler::default().compile(&Policies { network: vec![closed], ..Default::default() }, &world, None);
+/// let (source, destination) = (rules.end("10.0.0.2".parse().unwrap()), rules.end("10.0.0.1".parse().unwrap()));
+/// let verdict = rules.judge(&policy::Flow { source, destination, protocol: 6, port: Some(80), proven: true });
+/// assert!(!verdict.is_allowed());
+/// assert_eq!(verdict.policy.unwrap().to_string(), "NetworkPolicy shop/closed");
+/// ```
+#[derive(Debug, Default)]
+pub struct Compiler {
+    index: Index,
+    sets: Sets,
+    chains: BTreeMap<ChainKey, Arc<Chain>>,
+}
+
+/// The policies by name, each with its reference.
+struct Shelf<'a> {
+    network: BTreeMap<&'a str, Vec<(&'a NetworkPolicy, Arc<PolicyRef>)>>,
+    authorization: BTreeMap<&'a str, Vec<(&'a AuthorizationPolicy, Arc<PolicyRef>)>>,
+    cluster: Vec<(&'a ClusterPolicy, Arc<PolicyRef>)>,
+}
+
+/// What is about one workload in one direction.
+struct Applied<'s, 'a> {
+    network: Vec<&'s (&'a NetworkPolicy, Arc<PolicyRef>)>,
+    authorization: Vec<&'s (&'a AuthorizationPolicy, Arc<PolicyRef>)>,
+    cluster: Vec<&'s (&'a ClusterPolicy, Arc<PolicyRef>)>,
+}
+
+impl Compiler {
+    /// The rule set of these policies in this world. With `here` only workloads of that node get chains, which is all that
+    /// the node enforces; without it all do.
+    #[must_use]
+    pub fn compile(&mut self, policies: &Policies, world: &World, here: Option<&str>) -> RuleSet {
+        let index = Index::of(world);
+        let before = std::mem::replace(&mut self.index, index);
+        self.sets.update(&before, &self.index);
+        let shelf = Shelf::of(policies);
+        let mut chains = BTreeMap::new();
+        let mut workloads = BTreeMap::new();
+        for (id, known) in &self.index.workloads {
+            let mut subject = Subject {
+                addresses: known.workload.addresses.clone(),
+                node: known.workload.node.clone(),
+                inbound: None,
+                outbound: None,
+            };
+            if here.is_none_or(|here| known.workload.node.as_deref() == Some(here)) {
+                let mut chain = |direction| {
+                    let applied = shelf.applied(known, direction, &self.index.root_namespace)?;
+                    let key = applied.key(known, direction);
+                    if !chains.contains_key(&key) {
+                        let scribe = Scribe { index: &self.index, sets: &mut self.sets, subject: known, direction };
+                        let fresh = applied.chain(scribe);
+                        let kept = self.chains.get(&key).filter(|kept| ***kept == fresh);
+                        chains.insert(key.clone(), kept.map_or_else(|| Arc::new(fresh), Arc::clone));
+                    }
+                    Some(key)
+                };
+                subject.inbound = chain(Direction::Inbound);
+                subject.outbound = chain(Direction::Outbound);
+            }
+            workloads.insert(WorkloadId::clone(id), subject);
+        }
+        self.chains.clone_from(&chains);
+        RuleSet {
+            workloads,
+            addresses: self.index.addresses.clone(),
+            contested: self.index.contested.clone(),
+            nodes: world.nodes.iter().map(|(name, node)| (name.clone(), node.addresses.clone())).collect(),
+            sets: self.sets.finish(),
+            chains,
+        }
+    }
+}
+
+impl<'a> Shelf<'a> {
+    fn of(policies: &'a Policies) -> Self {
+        let name = |kind, namespace: &str, name: &str| {
+            Arc::new(PolicyRef { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+        };
+        let mut shelf = Self { network: BTreeMap::new(), authorization: BTreeMap::new(), cluster: Vec::new() };
+        for policy in &policies.network {
+            let named = (policy, name(PolicyKind::NetworkPolicy, &policy.namespace, &policy.name));
+            shelf.network.entry(policy.namespace.as_str()).or_default().push(named);
+        }
+        for policy in &policies.authorization {
+            let named = (policy, name(PolicyKind::AuthorizationPolicy, &policy.namespace, &policy.name));
+            shelf.authorization.entry(policy.namespace.as_str()).or_default().push(named);
+        }
+        for policy in &policies.cluster {
+            shelf.cluster.push((policy, name(policy.kind, "", &policy.name)));
+        }
+        for policies in shelf.network.values_mut() {
+            policies.sort_by(|(_, a), (_, b)| a.cmp(b));
+        }
+        for policies in shelf.authorization.values_mut() {
+            policies.sort_by(|(_, a), (_, b)| a.cmp(b));
+        }
+        shelf.cluster.sort_by(|(a, of_a), (b, of_b)| (a.tier, a.priority, of_a).cmp(&(b.tier, b.priority, of_b)));
+        shelf
+    }
+
+    /// What is about this workload in this direction; `None` when nothing is.
+    fn applied(&self, known: &Known, direction: Direction, root: &str) -> Option<Applied<'_, 'a>> {
+        let workload = &known.workload;
+        let inbound = direction == Direction::Inbound;
+        let own = self.network.get(workload.namespace.as_str()).into_iter().flatten();
+        let network = own.filter(|(policy, _)| {
+            let has_type = if inbound { policy.ingress.is_some() } else { policy.egress.is_some() };
+            has_type && policy.selector.matches(&workload.labels)
+        });
+        let scopes = if workload.namespace == root { vec![root] } else { vec![root, workload.namespace.as_str()] };
+        let scopes = scopes.into_iter().filter_map(|scope| self.authorization.get(scope)).flatten();
+        let authorization = scopes.filter(|(policy, _)| {
+            workload.enrolled && policy.direction == direction && policy.selector.matches(&workload.labels)
+        });
+        let cluster = self.cluster.iter().filter(|(policy, _)| {
+            let rules = if inbound { &policy.ingress } else { &policy.egress };
+            !rules.is_empty()
+                && policy.subject.namespaces.matches(&known.namespace_labels)
+                && policy.subject.pods.matches(&workload.labels)
+        });
+        let applied =
+            Applied { network: network.collect(), authorization: authorization.collect(), cluster: cluster.collect() };
+        let is_nothing = applied.network.is_empty() && applied.authorization.is_empty() && applied.cluster.is_empty();
+        (!is_nothing).then_some(applied)
+    }
+}
+
+impl Applied<'_, '_> {
+    /// Workloads with the same key have the same chain.
+    fn key(&self, known: &Known, direction: Direction) -> ChainKey {
+        let mut text = format!("{direction:?}");
+        let network = self.network.iter().map(|(_, name)| name);
+        let authorization = self.authorization.iter().map(|(_, name)| name);
+        for name in authorization.chain(network).chain(self.cluster.iter().map(|(_, name)| name)) {
+            text.push_str(", ");
+            text.push_str(&name.to_string());
+        }
+        if direction == Direction::Inbound {
+            let network = self.network.iter().map(|(policy, _)| *policy);
+            let names = rules::asked_names(network, self.cluster.iter().map(|(policy, _)| *policy));
+            text.push_str(&rules::resolution(&names, known));
+        }
+        ChainKey(text.into())
+    }
+
+    fn chain(&self, mut scribe: Scribe<'_>) -> Chain {
+        let mut chain = Chain::default();
+        for (tier, action) in [
+            (Tier::Audit, AuthorizationAction::Audit),
+            (Tier::Deny, AuthorizationAction::Deny),
+            (Tier::Allow, AuthorizationAction::Allow),
+        ] {
+            let these = self.authorization.iter().filter(|(policy, _)| policy.action == action);
+            let mut stage = Stage::new(tier);
+            for (policy, name) in these {
+                stage.policies.push(Arc::clone(name));
+                scribe.authorization(policy, name, &mut stage.rules);
+            }
+            chain.authorization.extend(Some(stage).filter(|stage| !stage.policies.is_empty()));
+        }
+        chain.network.extend(self.cluster_stage(Tier::Admin, ClusterTier::Admin, &mut scribe));
+        if self.network.is_empty() {
+            chain.network.extend(self.cluster_stage(Tier::Baseline, ClusterTier::Baseline, &mut scribe));
+        } else {
+            let mut stage = Stage::new(Tier::Network);
+            for (policy, name) in &self.network {
+                stage.policies.push(Arc::clone(name));
+                scribe.network(policy, name, &mut stage.rules);
+            }
+            chain.network.push(stage);
+        }
+        chain
+    }
+
+    fn cluster_stage(&self, tier: Tier, wanted: ClusterTier, scribe: &mut Scribe<'_>) -> Option<Stage> {
+        let mut stage = Stage::new(tier);
+        for (policy, name) in self.cluster.iter().filter(|(policy, _)| policy.tier == wanted) {
+            stage.policies.push(Arc::clone(name));
+            scribe.cluster(policy, name, &mut stage.rules);
+        }
+        (!stage.policies.is_empty()).then_some(stage)
+    }
+}
+
+impl Stage {
+    /// A stage without rules; ALLOW and NetworkPolicy close what they do not open.
+    fn new(tier: Tier) -> Self {
+        let otherwise = match tier {
+            Tier::Allow | Tier::Network => Otherwise::Deny,
+            Tier::Audit | Tier::Deny | Tier::Admin | Tier::Baseline => Otherwise::Pass,
+        };
+        Self { tier, rules: Vec::new(), otherwise, policies: Vec::new() }
+    }
+}
