@@ -13,7 +13,7 @@ const HARD_LINES: usize = 700;
 const EMPTY_NAMES: [&str; 9] = ["util", "utils", "common", "misc", "helper", "helpers", "manager", "types", "core"];
 /// Crates that may be named in one place only: the word, and where.
 const ONE_HOME: [(&str, &str); 4] = [
-    ("boringtun", "crates/wg/src/tests/"),
+    ("boringtun", "crates/wg/"),
     ("rtnetlink", "meshd/src/kernel"),
     ("netlink_packet_route", "meshd/src/kernel"),
     ("serde_saphyr", "meshd/src/cluster"),

@@ -11,9 +11,11 @@ const HANDSHAKES_PER_SECOND_MAX: u32 = 512;
 const LOAD_LASTS: Duration = Duration::from_secs(1);
 /// Under load: handshakes per second of one source (Linux `ratelimiter.c`, `PACKETS_PER_SECOND`).
 const SOURCE_RATE: Rate = Rate { interval: Duration::from_millis(50), burst: 5 };
-/// How many keys are tried on initiations in one second: at 0.45 µs each this is a fifth of a core. 400 keys are tried
-/// on 1,000 initiations then.
-const TRIALS_PER_SECOND_MAX: usize = 400_000;
+/// How many keys are tried on initiations of strangers: at 0.45 µs each, 200,000 a second are a tenth of a core.
+const STRANGER_TRIALS: Rate = Rate { interval: Duration::from_micros(5), burst: 20_000 };
+/// The same for addresses where peers are known to be: strangers' rubbish does not use up what they need. A thousand
+/// peers that call a thousand local keys are tried within a second.
+const KNOWN_TRIALS: Rate = Rate { interval: Duration::from_micros(2), burst: 100_000 };
 /// Sources remembered at most; further ones are refused while they all are recent.
 const SOURCES_MAX: usize = 4096;
 /// Handshake messages of one peer (Linux `messages.h`, `INITIATIONS_PER_SECOND` 50).
@@ -30,33 +32,31 @@ struct Rate {
     burst: u32,
 }
 
-/// What one sender may still do. A bucket begins full.
+/// What one sender may still do. A bucket begins full, and may be overdrawn by what turned out to cost more.
 #[derive(Clone, Copy)]
 struct Bucket {
-    credit: Duration,
-    updated: Instant,
+    /// When it will be full again.
+    full_at: Instant,
 }
 
 impl Bucket {
-    fn full(rate: Rate, now: Instant) -> Self {
-        Self { credit: rate.interval * rate.burst, updated: now }
+    const fn full(now: Instant) -> Self {
+        Self { full_at: now }
     }
 
-    fn refill(&mut self, rate: Rate, now: Instant) {
-        let earned = now.saturating_duration_since(self.updated);
-        self.credit = (self.credit + earned).min(rate.interval * rate.burst);
-        self.updated = now;
+    fn has(self, rate: Rate, now: Instant) -> bool {
+        self.full_at.saturating_duration_since(now) <= rate.interval * rate.burst.saturating_sub(1)
     }
 
-    fn has(&mut self, rate: Rate, now: Instant) -> bool {
-        self.refill(rate, now);
-        self.credit >= rate.interval
+    fn spend(&mut self, rate: Rate, count: usize, now: Instant) {
+        let cost = rate.interval.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+        self.full_at = self.full_at.max(now) + cost;
     }
 
     fn take(&mut self, rate: Rate, now: Instant) -> bool {
         let has = self.has(rate, now);
         if has {
-            self.credit -= rate.interval;
+            self.spend(rate, 1, now);
         }
         has
     }
@@ -67,39 +67,54 @@ pub(crate) struct Allowance(Bucket);
 
 impl Allowance {
     pub(crate) fn new(now: Instant) -> Self {
-        Self(Bucket::full(PEER_RATE, now))
+        Self(Bucket::full(now))
     }
 
     /// Whether another one may be looked at.
-    pub(crate) fn has(&mut self, now: Instant) -> bool {
+    pub(crate) fn has(&self, now: Instant) -> bool {
         self.0.has(PEER_RATE, now)
     }
 
     /// One is used up.
     pub(crate) fn spend(&mut self, now: Instant) {
-        self.0.take(PEER_RATE, now);
+        self.0.spend(PEER_RATE, 1, now);
     }
+}
+
+/// What handshakes have cost since the engine was made: exact, for the bounds under attack to be seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Keys tried on initiations: a keyed hash of 116 bytes each.
+    pub mac_trials: u64,
+    /// Multiplications on the curve, those for ephemeral keys included.
+    pub curve_operations: u64,
+    /// Cookies given.
+    pub cookies: u64,
 }
 
 /// Load and sources of all handshakes of the engine.
 pub(crate) struct Admission {
     second_began: Instant,
-    trials: usize,
     initiations: u32,
     loaded_until: Option<Instant>,
     sources: BTreeMap<IpAddr, Bucket>,
     renewals: Bucket,
+    strangers: Bucket,
+    known: Bucket,
+    pub(crate) work: Work,
 }
 
 impl Admission {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             second_began: now,
-            trials: 0,
             initiations: 0,
             loaded_until: None,
             sources: BTreeMap::new(),
-            renewals: Bucket::full(RENEWAL_RATE, now),
+            renewals: Bucket::full(now),
+            strangers: Bucket::full(now),
+            known: Bucket::full(now),
+            work: Work::default(),
         }
     }
 
@@ -108,21 +123,34 @@ impl Admission {
         self.renewals.take(RENEWAL_RATE, now)
     }
 
-    /// Counts an initiation before its `mac1` is tried with so many keys; says whether it may be. A flood of rubbish must
+    /// Whether keys may be tried on an initiation from a known endpoint, or from anywhere else. A flood of rubbish must
     /// not take the time that data needs. (Not by source: until `mac2` a source is anybody's word, and blaming it would
     /// let whoever spoofs it silence it.)
-    pub(crate) fn admits_trial(&mut self, keys: usize, now: Instant) -> bool {
-        if now.saturating_duration_since(self.second_began) >= Duration::from_secs(1) {
-            self.second_began = now;
-            self.trials = 0;
-            self.initiations = 0;
+    pub(crate) fn admits_trial(&self, is_known: bool, now: Instant) -> bool {
+        if is_known { self.known.has(KNOWN_TRIALS, now) } else { self.strangers.has(STRANGER_TRIALS, now) }
+    }
+
+    /// So many keys were tried.
+    pub(crate) fn tried(&mut self, is_known: bool, count: usize, now: Instant) {
+        if is_known {
+            self.known.spend(KNOWN_TRIALS, count, now);
+        } else {
+            self.strangers.spend(STRANGER_TRIALS, count, now);
         }
-        self.trials = self.trials.saturating_add(keys);
-        self.trials <= TRIALS_PER_SECOND_MAX
+        self.work.mac_trials += u64::try_from(count).unwrap_or_default();
+    }
+
+    /// So many curve operations were done.
+    pub(crate) fn multiplied(&mut self, count: u64) {
+        self.work.curve_operations += count;
     }
 
     /// Counts an initiation with a right `mac1`, after its trial; says whether its sender must prove its address.
     pub(crate) fn is_under_load(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.second_began) >= Duration::from_secs(1) {
+            self.second_began = now;
+            self.initiations = 0;
+        }
         self.initiations = self.initiations.saturating_add(1);
         if self.initiations > HANDSHAKES_PER_SECOND_MAX {
             self.loaded_until = Some(now + LOAD_LASTS);
@@ -143,13 +171,12 @@ impl Admission {
                 return false;
             }
         }
-        self.sources.entry(source).or_insert_with(|| Bucket::full(SOURCE_RATE, now)).take(SOURCE_RATE, now)
+        self.sources.entry(source).or_insert_with(|| Bucket::full(now)).take(SOURCE_RATE, now)
     }
 
     /// Forgets sources that have been quiet for long enough to have a full bucket again.
     pub(crate) fn forget_sources(&mut self, now: Instant) {
-        let full = SOURCE_RATE.interval * SOURCE_RATE.burst;
-        self.sources.retain(|_, bucket| now.saturating_duration_since(bucket.updated) < full);
+        self.sources.retain(|_, bucket| bucket.full_at > now);
     }
 }
 
@@ -205,23 +232,31 @@ mod tests {
         let start = epoch();
         let mut admission = Admission::new(start);
         for _ in 0..HANDSHAKES_PER_SECOND_MAX {
-            assert!(admission.admits_trial(1, start));
             assert!(!admission.is_under_load(start));
         }
         assert!(admission.is_under_load(start));
         assert!(admission.is_under_load(start + Duration::from_millis(999)));
-        assert!(admission.admits_trial(1, start + Duration::from_secs(2)));
         assert!(!admission.is_under_load(start + Duration::from_secs(2)));
     }
 
     #[test]
-    fn trials_are_limited_by_their_work() {
+    fn trials_are_limited_by_their_work_and_strangers_do_not_use_up_the_lane_of_peers() {
         let now = epoch();
         let mut admission = Admission::new(now);
-        for _ in 0..1000 {
-            assert!(admission.admits_trial(400, now));
+        for _ in 0..50 {
+            assert!(admission.admits_trial(false, now));
+            admission.tried(false, 400, now);
         }
-        assert!(!admission.admits_trial(400, now), "the work of this second is done");
-        assert!(admission.admits_trial(400, now + Duration::from_secs(1)));
+        assert!(!admission.admits_trial(false, now), "the work of this moment is done");
+        assert!(admission.admits_trial(true, now));
+        let mut admitted = 0;
+        for millisecond in 0..1000 {
+            let now = now + Duration::from_millis(millisecond);
+            if admission.admits_trial(false, now) {
+                admission.tried(false, 400, now);
+                admitted += 400;
+            }
+        }
+        assert!((199_000..=201_000).contains(&admitted), "{admitted}");
     }
 }

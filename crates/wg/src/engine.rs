@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Work};
 use crate::cookie::Cookies;
 use crate::drop::{DropCounters, DropReason};
 use crate::event::{Event, Events, RetireReason};
@@ -219,7 +219,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
 
     /// Lets time pass: repeats and renews handshakes, ends what is over. Costs nothing for whatever is not due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for slot in self.sessions.take_due(now) {
+        // what finds no room is woken as soon as the shell has drained what there is
+        while self.transmits.has_room() {
+            let Some(slot) = self.sessions.pop_due(now) else { break };
             self.wake_session(slot, now);
         }
         if self.wake.is_none_or(|wake| now < wake) {
@@ -239,6 +241,12 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     #[must_use]
     pub const fn counters(&self) -> &DropCounters {
         &self.drops
+    }
+
+    /// What handshakes have cost.
+    #[must_use]
+    pub const fn work(&self) -> &Work {
+        &self.admission.work
     }
 
     /// How many events were lost because the shell did not drain them.

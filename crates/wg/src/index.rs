@@ -170,17 +170,16 @@ impl Sessions {
         self.deadlines.insert((deadline, slot));
     }
 
-    /// The sessions whose time has come; each has to be [settled](Self::settle) or removed afterwards.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Slot> {
-        let mut due = Vec::new();
+    /// A session whose time has come; it has to be [settled](Self::settle) or removed afterwards.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Slot> {
         while let Some((at, slot)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.deadlines.remove(&(at, slot));
             if let Some(session) = self.get_mut(slot) {
                 session.scheduled = None;
-                due.push(slot);
+                return Some(slot);
             }
         }
-        due
+        None
     }
 
     /// When the next session wants to be woken.

@@ -58,6 +58,7 @@ mod transmit;
 mod transport;
 mod waiting;
 
+pub use admission::Work;
 pub use drop::{DropCounters, DropReason};
 pub use engine::{Engine, Handled, Occupancy, Path, SessionInfo};
 pub use event::{EVENTS_MAX, Event, RetireReason};

@@ -54,9 +54,13 @@ impl<P> Peer<P> {
         self.endpoint.into_iter().chain(others).nth(turn)
     }
 
-    /// The peer has proven to be at `from`. Returns where it was before, if it moved.
-    pub(crate) fn prove(&mut self, from: SocketAddr) -> Option<Option<SocketAddr>> {
+    fn prove(&mut self, from: SocketAddr) -> Option<Option<SocketAddr>> {
         (self.endpoint != Some(from)).then(|| self.endpoint.replace(from))
+    }
+
+    /// Every address where it may be expected.
+    fn endpoints(&self) -> Vec<SocketAddr> {
+        self.config.endpoints.iter().copied().chain(self.endpoint).collect()
     }
 
     fn reseed(&mut self, endpoints: &[SocketAddr]) {
@@ -73,6 +77,8 @@ pub(crate) struct Peers<P> {
     by_id: BTreeMap<P, PeerAt>,
     all: BTreeMap<PeerAt, Peer<P>>,
     by_key: HashMap<[u8; 32], Claims<PeerAt>>,
+    /// How often each address is an endpoint of a peer, configured or proven.
+    endpoints: HashMap<SocketAddr, usize>,
     pub(crate) allowed_ips: AllowedIps,
     /// Names of those that the last replacement removed, until [`Peers::forget_gone`].
     gone: BTreeMap<PeerAt, P>,
@@ -85,6 +91,7 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
             by_id: BTreeMap::new(),
             all: BTreeMap::new(),
             by_key: HashMap::new(),
+            endpoints: HashMap::new(),
             allowed_ips: AllowedIps::new(),
             gone: BTreeMap::new(),
             next: 0,
@@ -112,6 +119,32 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
         self.gone.clear();
     }
 
+    /// Whether a peer may be expected at this address.
+    pub(crate) fn is_endpoint(&self, address: SocketAddr) -> bool {
+        self.endpoints.contains_key(&address)
+    }
+
+    /// The peer has proven to be at `from`. Returns where it was before, if it moved.
+    pub(crate) fn prove(&mut self, at: PeerAt, from: SocketAddr) -> Option<Option<SocketAddr>> {
+        let before = self.all.get_mut(&at)?.prove(from)?;
+        self.change_endpoints(before.into_iter().collect(), vec![from]);
+        Some(before)
+    }
+
+    fn change_endpoints(&mut self, old: Vec<SocketAddr>, new: Vec<SocketAddr>) {
+        for address in new {
+            *self.endpoints.entry(address).or_default() += 1;
+        }
+        for address in old {
+            if let Some(count) = self.endpoints.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.endpoints.remove(&address);
+                }
+            }
+        }
+    }
+
     /// Whose static key this is, and of which epoch.
     pub(crate) fn by_key(&self, key: &[u8; 32]) -> Option<(PeerAt, u64)> {
         let at = self.by_key.get(key)?.first();
@@ -133,6 +166,7 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
         for at in gone {
             self.configure(at, PeerConfig::default());
             if let Some(peer) = self.all.remove(&at) {
+                self.change_endpoints(peer.endpoints(), Vec::new());
                 self.by_id.remove(&peer.id);
                 self.gone.insert(at, peer.id);
             }
@@ -154,6 +188,7 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
         if peer.config == config {
             return;
         }
+        let old_endpoints = peer.endpoints();
         peer.reseed(&config.endpoints);
         for prefix in &peer.config.allowed_ips {
             self.allowed_ips.remove(*prefix, at);
@@ -183,5 +218,7 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
         }
         peer.keys = keys;
         peer.config = config;
+        let new_endpoints = peer.endpoints();
+        self.change_endpoints(old_endpoints, new_endpoints);
     }
 }

@@ -8,6 +8,8 @@ use crate::message::INITIATION;
 /// How many datagrams wait for the shell at most. A shell drains them after every call; a released queue of staged
 /// packets is the most that comes of one.
 pub const TRANSMITS_MAX: usize = 512;
+/// What one session may want to send at once: a keepalive and a handshake message.
+const ROOM: usize = 2;
 /// How many empty buffers are kept for the next datagrams.
 const SPARE_MAX: usize = 64;
 /// Larger buffers are given back to the allocator, so that one jumbo packet does not pin memory, in bytes.
@@ -55,6 +57,11 @@ impl Transmits {
             buffer.0.resize(length, 0);
         }
         Some(buffer)
+    }
+
+    /// Whether there is room for what one session may want to send at once.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.len() + ROOM <= TRANSMITS_MAX
     }
 
     /// Queues the first `length` bytes of the buffer.

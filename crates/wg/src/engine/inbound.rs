@@ -167,6 +167,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
         let gate = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
         let gate = gate.ok_or(DropReason::NoBinding)?;
+        self.admission.multiplied(2);
         if let Err(reason) = session.accept_response(gate, message, &mut self.random, now) {
             peer.bad_responses.spend(now);
             return Err(reason);
@@ -189,15 +190,19 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         if is_low_order(ephemeral) {
             return Err(DropReason::LowOrderKey);
         }
-        if !self.admission.admits_trial(self.locals.key_count(), now) {
+        let is_known = self.peers.is_endpoint(from);
+        if !self.admission.admits_trial(is_known, now) {
             return Err(DropReason::RateLimited);
         }
-        let (local, local_epoch) = self.locals.recognise(message).ok_or(DropReason::BadMac1)?;
+        let (found, tried) = self.locals.recognise(message);
+        self.admission.tried(is_known, tried, now);
+        let (local, local_epoch) = found.ok_or(DropReason::BadMac1)?;
         let is_loaded = self.admission.is_under_load(now);
         if is_loaded {
             self.demand_proof(from, message, (local, local_epoch), now)?;
         }
         let gate = self.locals.local(local).and_then(|local| local.keys.get(&local_epoch));
+        self.admission.multiplied(1);
         let claim = gate.ok_or(DropReason::BadMac1)?.claim(message)?;
         match self.peers.by_key(&claim.key) {
             Some((peer, peer_epoch)) if !self.locals.has_public_key(&claim.key) => {
@@ -227,6 +232,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         match (reply, buffer.bytes().first_chunk_mut()) {
             (Some(reply), Some(place)) => {
                 *place = reply;
+                self.admission.work.cookies += 1;
                 self.transmits.push(from, buffer, COOKIE_REPLY);
             }
             _ => self.transmits.give_back(buffer),
@@ -242,7 +248,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         (pair, epochs): (Pair, Epochs),
         now: Instant,
     ) -> Result<(), DropReason> {
-        let has_allowance = self.peers.peer_mut(pair.peer).is_some_and(|peer| peer.initiations.has(now));
+        let has_allowance = self.peers.peer(pair.peer).is_some_and(|peer| peer.initiations.has(now));
         if !has_allowance {
             return Err(DropReason::RateLimited);
         }
@@ -267,6 +273,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
         let mut buffer = self.transmits.take(0).ok_or(DropReason::QueueFull)?;
         let stamp = proven.stamp;
+        self.admission.multiplied(3);
         match session.respond((proven, index), &mut self.random, buffer.bytes(), now) {
             Ok(length) => self.transmits.push(from, buffer, length),
             Err(reason) => {
@@ -316,6 +323,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
         let local = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
         let gate = local.ok_or(DropReason::NoBinding)?;
+        self.admission.multiplied(1);
         Session::new(pair, epochs, gate, *peer_key, now).ok_or(DropReason::LowOrderKey)
     }
 
@@ -335,7 +343,8 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     /// The news that a parked initiation waited for may have come.
     pub(super) fn retry_parked(&mut self, now: Instant) {
         for parked in self.parked.take_all() {
-            let claimed = self.locals.recognise(&parked.datagram).and_then(|(local, epoch)| {
+            self.admission.multiplied(1);
+            let claimed = self.locals.recognise(&parked.datagram).0.and_then(|(local, epoch)| {
                 let claim = self.locals.local(local)?.keys.get(&epoch)?.claim(&parked.datagram).ok()?;
                 let (peer, peer_epoch) = self.peers.by_key(&claim.key)?;
                 let pair = Pair { local, peer };
@@ -375,8 +384,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     /// Only authenticated messages come here: data that is newer than all before, and answers to our own initiations.
     /// An initiation does not count: a captured one could be replayed to a peer that has forgotten it.
     fn prove_endpoint(&mut self, at: PeerAt, from: SocketAddr) {
-        let Some(peer) = self.peers.peer_mut(at) else { return };
-        if let Some(before) = peer.prove(from) {
+        if let Some(before) = self.peers.prove(at, from)
+            && let Some(peer) = self.peers.peer(at)
+        {
             let peer = peer.id.clone();
             tracing::debug!(?peer, endpoint = %from, "Peer roamed");
             self.events.push(Event::PeerRoamed { peer, from: before, to: from });

@@ -269,6 +269,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         // a repeated initiation tries every endpoint in turn
         let Some(endpoint) = peer.and_then(|peer| peer.candidate(attempts)) else { return };
         let (index, stamp) = (self.sessions.free_index(&mut self.random), self.clock.stamp(now));
+        self.admission.multiplied(2);
         let Some(session) = self.sessions.get_mut(slot) else { return };
         match self.transmits.take(0) {
             Some(mut buffer) => match session.initiate((index, &stamp), &mut self.random, buffer.bytes(), now) {

@@ -3,11 +3,14 @@
 mod basics;
 mod chaos;
 mod eve;
+mod flood;
 mod forge;
 mod held;
 mod lifecycle;
 mod limits;
+mod oracle;
 mod rotation;
+mod storm;
 mod timing;
 mod world;
 
