@@ -33,10 +33,15 @@ pub(crate) fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
         let line_max = u64::try_from(::cni::wire::LINE_LENGTH_MAX).unwrap_or(u64::MAX);
         let source = cluster::watch(&directory)?;
-        let _cni = LineSocket::bind(&run_dir.join("cni.sock"), line_max, cni_asked)?;
-        let _admin = LineSocket::bind(&run_dir.join("admin.sock"), ADMIN_LINE_MAX, admin_asked)?;
+        let refusal = crate::node::stopping().encode()?;
+        let cni_socket = LineSocket::bind(&run_dir.join("cni.sock"), line_max, cni_asked, trimmed(refusal))?;
+        let admin_socket = LineSocket::bind(&run_dir.join("admin.sock"), ADMIN_LINE_MAX, admin_asked, stopping())?;
         let outcome = node.run(Inputs { source, cni, admin, data }, stop).await;
         tracing::info!("Stopping: workloads stay attached and protected");
+        // whoever waits for an answer of the node gets the sockets' own
+        drop(node);
+        cni_socket.finish().await;
+        admin_socket.finish().await;
         outcome
     })
 }
@@ -60,9 +65,22 @@ pub(crate) fn run_controller(config: ControllerConfig) -> anyhow::Result<()> {
             period: config.shared.rotation_period,
         })?;
         let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
-        let _admin = LineSocket::bind(&config.run_dir.join("controller.sock"), ADMIN_LINE_MAX, admin_asked)?;
+        let socket = config.run_dir.join("controller.sock");
+        let _admin = LineSocket::bind(&socket, ADMIN_LINE_MAX, admin_asked, stopping())?;
         controller.run(source, admin, stop).await
     })
+}
+
+/// What a stopping daemon answers meshctl.
+fn stopping() -> Vec<u8> {
+    serde_json::json!({"ok": false, "error": "this daemon is stopping: ask again once it runs"})
+        .to_string()
+        .into_bytes()
+}
+
+fn trimmed(mut line: Vec<u8>) -> Vec<u8> {
+    line.truncate(line.trim_ascii_end().len());
+    line
 }
 
 /// Takes all kernel state of ours away.

@@ -14,6 +14,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 const CONVERSATIONS_MAX: usize = 64;
 /// How long a client may take to ask or to take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stopping daemon waits until those who asked have their answer.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A line that came in, and where its answer goes.
 #[derive(Debug)]
@@ -29,14 +31,29 @@ pub(crate) struct Asked {
 pub(crate) struct LineSocket {
     path: PathBuf,
     task: tokio::task::JoinHandle<()>,
+    room: Arc<Semaphore>,
+}
+
+/// What every conversation of a socket needs.
+struct Terms {
+    line_max: u64,
+    asked: mpsc::Sender<Asked>,
+    /// Said to whoever asks a daemon that is stopping.
+    refusal: Vec<u8>,
 }
 
 impl LineSocket {
     /// Binds `path` (mode 0600, a stale file is replaced) and hands each line of at most `line_max` bytes to `asked`.
+    /// Where that is not answered any more the answer is `refusal`, a line without its end.
     ///
     /// # Errors
     /// The folder cannot be made or the socket not bound; the message names the path.
-    pub(crate) fn bind(path: &Path, line_max: u64, asked: mpsc::Sender<Asked>) -> anyhow::Result<Self> {
+    pub(crate) fn bind(
+        path: &Path,
+        line_max: u64,
+        asked: mpsc::Sender<Asked>,
+        refusal: Vec<u8>,
+    ) -> anyhow::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
@@ -53,8 +70,18 @@ impl LineSocket {
             UnixListener::bind(path).with_context(|| format!("cannot bind the socket {}", path.display()))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
             .with_context(|| format!("cannot make {} private", path.display()))?;
-        let task = tokio::spawn(accept(listener, line_max, asked));
-        Ok(Self { path: path.to_path_buf(), task })
+        let room = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
+        let terms = Arc::new(Terms { line_max, asked, refusal });
+        let task = tokio::spawn(accept(listener, Arc::clone(&room), terms));
+        Ok(Self { path: path.to_path_buf(), task, room })
+    }
+
+    /// Takes nobody in any more, and waits a moment until those who have asked have their answer.
+    pub(crate) async fn finish(self) {
+        self.task.abort();
+        let all = u32::try_from(CONVERSATIONS_MAX).unwrap_or(u32::MAX);
+        // who neither asks nor reads has had its moment
+        let _in_time = tokio::time::timeout(FAREWELL, self.room.acquire_many(all)).await;
     }
 }
 
@@ -65,15 +92,14 @@ impl Drop for LineSocket {
     }
 }
 
-async fn accept(listener: UnixListener, line_max: u64, asked: mpsc::Sender<Asked>) {
-    let room = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
+async fn accept(listener: UnixListener, room: Arc<Semaphore>, terms: Arc<Terms>) {
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let asked = asked.clone();
+                let terms = Arc::clone(&terms);
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, line_max, asked).await {
+                    if let Err(error) = converse(stream, &terms).await {
                         tracing::debug!(%error, "a conversation on a socket ended early");
                     }
                     drop(permit);
@@ -88,7 +114,8 @@ async fn accept(listener: UnixListener, line_max: u64, asked: mpsc::Sender<Asked
     }
 }
 
-async fn converse(stream: UnixStream, line_max: u64, asked: mpsc::Sender<Asked>) -> anyhow::Result<()> {
+async fn converse(stream: UnixStream, terms: &Terms) -> anyhow::Result<()> {
+    let line_max = terms.line_max;
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     let mut bounded = BufReader::new(reader.take(line_max));
@@ -99,8 +126,11 @@ async fn converse(stream: UnixStream, line_max: u64, asked: mpsc::Sender<Asked>)
         anyhow::bail!("a question without its line end, or over {line_max} bytes");
     }
     let (reply, answer) = oneshot::channel();
-    asked.send(Asked { line, reply }).await.context("the daemon is stopping")?;
-    let mut answer = answer.await.context("the daemon is stopping")?;
+    // nobody listens any more, or the question was dropped: the daemon is stopping
+    let mut answer = match terms.asked.send(Asked { line, reply }).await {
+        Ok(()) => answer.await.unwrap_or_else(|_dropped| terms.refusal.clone()),
+        Err(_) => terms.refusal.clone(),
+    };
     answer.push(b'\n');
     tokio::time::timeout(PATIENCE, writer.write_all(&answer)).await.context("the answer was not taken in time")??;
     Ok(())
@@ -124,7 +154,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/x.sock");
         let (asked, mut questions) = mpsc::channel(4);
-        let socket = LineSocket::bind(&path, 100, asked).unwrap();
+        let socket = LineSocket::bind(&path, 100, asked, Vec::new()).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let asking = tokio::task::spawn_blocking({
             let path = path.clone();
@@ -134,10 +164,31 @@ mod tests {
         assert_eq!(question.line, b"hello");
         question.reply.send(b"there".to_vec()).unwrap();
         assert_eq!(asking.await.unwrap(), b"there\n");
-        let busy = LineSocket::bind(&path, 100, mpsc::channel(1).0).unwrap_err();
+        let busy = LineSocket::bind(&path, 100, mpsc::channel(1).0, Vec::new()).unwrap_err();
         assert!(busy.to_string().contains("another daemon"), "{busy}");
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_a_daemon_that_stops_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let (asked, mut questions) = mpsc::channel(4);
+        let socket = LineSocket::bind(&path, 100, asked, b"stopping".to_vec()).unwrap();
+        let ask = |line: &'static [u8]| {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || ask(&path, line))
+        };
+        let (taken, waiting) = (ask(b"taken\n"), ask(b"waiting\n"));
+        let question = questions.recv().await.unwrap();
+        while questions.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        drop((question, questions));
+        socket.finish().await;
+        assert!(!path.exists());
+        assert_eq!((taken.await.unwrap(), waiting.await.unwrap()), (b"stopping\n".to_vec(), b"stopping\n".to_vec()));
     }
 
     #[tokio::test]
@@ -145,7 +196,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.sock");
         let (asked, mut questions) = mpsc::channel(4);
-        let _socket = LineSocket::bind(&path, 8, asked).unwrap();
+        let _socket = LineSocket::bind(&path, 8, asked, Vec::new()).unwrap();
         let asking = tokio::task::spawn_blocking({
             let path = path.clone();
             move || {

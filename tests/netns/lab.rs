@@ -46,13 +46,13 @@ impl Lab {
     }
 
     /// Two enrolled pods (client on n1, server on n2) of their own service accounts, and two that are not enrolled
-    /// (in namespace plain, on n3 and on n1).
+    /// (in namespace plain, on n3 and on n1). Each has its name as label `app`.
     pub fn of_four(config: &str) -> Self {
         let pods = [
-            pod("demo", "client", "n1", "client", ""),
-            pod("demo", "server", "n2", "server", ""),
-            pod("plain", "client", "n3", "client", ""),
-            pod("plain", "server", "n1", "server", ""),
+            pod("demo", "client", "n1", "client", "app: client"),
+            pod("demo", "server", "n2", "server", "app: server"),
+            pod("plain", "client", "n3", "client", "app: client"),
+            pod("plain", "server", "n1", "server", "app: server"),
         ];
         let text = [namespace("demo", true), namespace("plain", false), pods.join("")].concat();
         Self::up(config, &text)

@@ -5,6 +5,7 @@
 
 mod cases;
 mod lab;
+mod runtime;
 mod shell;
 
 use std::process::{Command, ExitCode, Stdio};
@@ -36,8 +37,9 @@ fn main() -> ExitCode {
 /// Runs one case in a child with namespaces of its own; its output is shown only when it fails.
 fn isolated(name: &'static str) -> Result<(), Failed> {
     let me = std::env::current_exe().map_err(|e| format!("cannot find this test's own binary: {e}"))?;
-    // a tmpfs over /run gives `ip netns` room of its own; /sys must be the new network's
-    let prepare = "mount -t tmpfs none /run && mkdir -p /run/netns && mount -t sysfs none /sys && ip link set lo up && exec \"$0\"";
+    // a tmpfs over /run gives `ip netns` room of its own, and one over /var/lib/cni libcni; /sys must be the new network's
+    let prepare = "mount -t tmpfs none /run && mkdir -p /run/netns /var/lib/cni && mount -t tmpfs none /var/lib/cni \
+                   && mount -t sysfs none /sys && ip link set lo up && exec \"$0\"";
     let output = Command::new("unshare")
         .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", prepare])
         .arg(me)

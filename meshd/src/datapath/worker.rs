@@ -25,6 +25,9 @@ const BURST_MAX: usize = 64;
 /// The shortest time between two turns that are made for the engine's timers alone, whatever it asks for.
 const TIMER_PAUSE: Duration = Duration::from_millis(1);
 
+/// First byte of a handshake initiation (WireGuard paper, section 5.4.2).
+const INITIATION: u8 = 1;
+
 /// Everything the data thread owns.
 pub(super) struct Worker {
     engine: Engine<SpiffeId, PeerName>,
@@ -143,7 +146,10 @@ impl Worker {
                     self.outer.learn(datagram.from, datagram.to);
                     self.inner.write(packet);
                 }
-                Ok(Handled::Consumed) => self.outer.learn(datagram.from, datagram.to),
+                Ok(Handled::Consumed) if proves_sender(datagram.bytes) => {
+                    self.outer.learn(datagram.from, datagram.to);
+                }
+                Ok(Handled::Consumed) => {}
                 Err(reason) => {
                     tracing::trace!(endpoint = %datagram.from, reason = reason.as_str(), "Dropped a datagram")
                 }
@@ -201,9 +207,28 @@ impl Worker {
     }
 }
 
+/// Whether what the engine consumed tells who is at the endpoint it came from. An initiation does not: it may be one of a
+/// key that nobody knows, kept unread, or one that was recorded and is played again from elsewhere.
+fn proves_sender(datagram: &[u8]) -> bool {
+    datagram.first() != Some(&INITIATION)
+}
+
 /// Sends everything that the engine wants sent.
 fn flush(engine: &mut Engine<SpiffeId, PeerName>, outer: &mut Outer, answers: Option<(SocketAddr, IpAddr)>) {
     while let Some(transmit) = engine.poll_transmit() {
         outer.send(transmit.to, transmit.datagram, answers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_initiation_does_not_tell_who_is_at_its_endpoint() {
+        assert!(!proves_sender(&[1, 0, 0, 0]));
+        for kind in [2, 3, 4] {
+            assert!(proves_sender(&[kind, 0, 0, 0]), "message type {kind}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 use futures::TryStreamExt as _;
 use linux::netns::Netns;
 use netlink_packet_route::address::{AddressAttribute, AddressScope};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 
 /// The host-side end of a pod's interface.
@@ -22,6 +22,10 @@ pub(crate) struct HostLink {
     pub(crate) mac: [u8; 6],
     /// Addresses on the pod's end, without link-local ones.
     pub(crate) ips: BTreeSet<IpAddr>,
+    /// MTU of the pod's end, in bytes.
+    pub(crate) mtu: u32,
+    /// Whether both ends are up.
+    pub(crate) up: bool,
 }
 
 /// What is seen of an interface from inside its pod.
@@ -30,6 +34,8 @@ struct Inside {
     peer: Option<u32>,
     mac: Option<[u8; 6]>,
     ips: BTreeSet<IpAddr>,
+    mtu: u32,
+    up: bool,
 }
 
 /// A netlink connection in the calling thread's namespace, driven by the current runtime.
@@ -108,6 +114,10 @@ fn is_veth(link: &LinkMessage) -> bool {
     link.attributes.iter().any(|a| if let LinkAttribute::LinkInfo(infos) = a { infos.iter().any(kind) } else { false })
 }
 
+fn is_up(link: &LinkMessage) -> bool {
+    link.header.flags.contains(LinkFlags::Up)
+}
+
 fn has_master(link: &LinkMessage) -> bool {
     link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(index) if *index != 0))
 }
@@ -129,7 +139,8 @@ pub(super) async fn host_link(handle: &Handle, netns: &Path, ifname: &str) -> an
     }
     let name = name_of(&link).context("the host side has no name")?;
     let mac = inside.mac.ok_or_else(|| anyhow!("{ifname} has no MAC address"))?;
-    Ok(HostLink { name, bridge_port: has_master(&link), mac, ips: inside.ips })
+    let up = inside.up && is_up(&link);
+    Ok(HostLink { name, bridge_port: has_master(&link), mac, ips: inside.ips, mtu: inside.mtu, up })
 }
 
 /// Runs on a thread that is in the sandbox, with a small runtime of its own: a netlink socket belongs to the namespace
@@ -139,8 +150,8 @@ fn look_inside(ifname: &str) -> anyhow::Result<Inside> {
     runtime.block_on(async {
         let handle = connect()?;
         let link = by_name(&handle, ifname).await?.ok_or_else(|| anyhow!("there is no {ifname} in the sandbox"))?;
-        let index = link.header.index;
+        let (index, mtu) = index_and_mtu(&link);
         let ips = addresses(&handle, index).await?;
-        Ok(Inside { index, peer: peer_of(&link), mac: mac_of(&link), ips })
+        Ok(Inside { index, peer: peer_of(&link), mac: mac_of(&link), ips, mtu, up: is_up(&link) })
     })
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::Node;
+use super::check::Expected;
 use crate::line_socket::Asked;
 
 /// How long ADD waits for the pod's manifest: the runtime may be quicker than the watch. Shorter than the plugin's own
@@ -22,6 +23,12 @@ use crate::line_socket::Asked;
 const MANIFEST_PATIENCE: Duration = Duration::from_secs(5);
 /// ADDs that wait at once.
 const WAITING_MAX: usize = 512;
+
+/// What the plugin is told by a daemon that is stopping: the runtime calls again, and a DEL is left as a tombstone.
+pub(crate) fn stopping() -> Answer {
+    let hint = "it is being restarted or stopped: the runtime tries again by itself";
+    Answer::Refused(CniError::new(Code::TRY_AGAIN_LATER, "meshd on this node is stopping", hint))
+}
 
 /// An attached workload, as written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +77,8 @@ impl Node {
             }
             Call::Check { attachment, netns, previous } => {
                 let (attachment, netns) = (attachment.clone(), netns.clone());
-                let addresses = previous.view().addresses(attachment.ifname()).into_iter().collect();
-                self.check(&attachment, &netns, &addresses).await.map(|()| done)
+                let expected = Expected::of(previous, &attachment);
+                self.check(&attachment, &netns, &expected).await.map(|()| done)
             }
             Call::Gc { valid } => {
                 let valid = valid.clone();
@@ -124,6 +131,16 @@ impl Node {
             CniError::new(Code::INVALID_ENVIRONMENT, format!("CNI_NETNS {netns}: {error:#}"), hint)
         })?;
         let named: BTreeSet<IpAddr> = previous.view().addresses(attachment.ifname()).into_iter().collect();
+        if !named.is_subset(&link.ips) {
+            let what = format!("prevResult gives {} the addresses {named:?}, and it has {:?}", attachment, link.ips);
+            return Err(CniError::new(Code::INVALID_CONFIG, what, "look at the plugin before mesh-cni in the chain"));
+        }
+        // one interface, one attachment: names and MACs of veths are random, so that a new one is never taken for an old one
+        let holds = |(_, held): &(&_, &Attached)| held.link == link.name && held.mac == link.mac;
+        if let Some(((container, ifname), _)) = self.attachments.records().iter().find(holds) {
+            let what = format!("the interface of {attachment} is attached already, as {container}@{ifname}");
+            return Err(CniError::new(Code::ALREADY_ATTACHED, what, "DEL that one first"));
+        }
         let ips = if named.is_empty() { link.ips } else { named };
         let order = self.attachments.records().values().map(|a| a.order).max().unwrap_or(0) + 1;
         let record = pod.as_ref().map(PodRecord::of);
@@ -200,6 +217,7 @@ impl Node {
 
     /// Forgets an attachment; one that is not there is as good. The kernel follows with the reconcile that comes next.
     fn detach(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        self.call_off(attachment.container_id(), attachment.ifname(), None);
         let removed = self.attachments.remove(attachment.container_id(), attachment.ifname());
         self.patient.remove(&key(attachment));
         // gone from memory, and so from the kernel; the file is tried again each round
@@ -207,6 +225,22 @@ impl Node {
             self.note_trouble("state folder", &error.into());
         }
         Ok(())
+    }
+
+    /// Refuses ADDs of this name that still wait for their manifest: what has been deleted must not be attached later,
+    /// when nobody knows of it any more. Where a namespace is given, only those for it.
+    fn call_off(&mut self, container_id: &str, ifname: &str, netns: Option<&str>) {
+        let is_meant = |add: &WaitingAdd| {
+            let Call::Add { attachment, netns: own, .. } = &add.question.call else { return false };
+            let same = attachment.container_id() == container_id && attachment.ifname() == ifname;
+            same && !add.attached && netns.is_none_or(|netns| netns == own)
+        };
+        let (off, on): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(is_meant);
+        self.waiting = on;
+        for add in off {
+            let what = format!("{container_id} was deleted while its ADD waited for its manifest");
+            answer(add.reply, &Answer::Refused(CniError::new(Code::TRY_AGAIN_LATER, what, "")));
+        }
     }
 
     /// Replays DELs that found nobody home.
@@ -219,46 +253,21 @@ impl Node {
             self.note_trouble("tombstones", &error.into());
         }
         for tombstone in dead {
+            // taken away since it was listed: an ADD of the same name has settled it, and may be attached by now
+            if !self.tombstones.is_there(&tombstone) {
+                continue;
+            }
             // a container id may live again: the tombstone is of the sandbox that it names
+            let netns = tombstone.netns.as_deref().filter(|netns| !netns.is_empty());
+            self.call_off(&tombstone.container_id, &tombstone.ifname, netns);
             let held = self.attachments.record(&tombstone.container_id, &tombstone.ifname);
-            let same = held.is_some_and(|h| tombstone.netns.as_ref().is_none_or(|n| n.is_empty() || *n == h.netns));
-            if same {
+            if held.is_some_and(|held| netns.is_none_or(|netns| netns == held.netns)) {
                 let removed = self.attachments.remove(&tombstone.container_id, &tombstone.ifname);
                 tracing::info!(container = tombstone.container_id, removed = removed.record.is_some(), "A late DEL");
             }
             if let Err(error) = self.tombstones.remove(&tombstone) {
                 self.note_trouble("tombstones", &error.into());
             }
-        }
-    }
-
-    async fn check(&mut self, attachment: &Attachment, netns: &str, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
-        let Some(held) = self.attachments.record(attachment.container_id(), attachment.ifname()).cloned() else {
-            let hint = "DEL and ADD it again";
-            return Err(CniError::new(Code::UNKNOWN_CONTAINER, format!("{attachment} is not attached"), hint));
-        };
-        let drifted = |what: String| {
-            CniError::new(
-                Code::DRIFTED,
-                format!("{attachment}: {what}"),
-                "meshd repairs what is its own; DEL and ADD the rest",
-            )
-        };
-        let link = self.kernel.host_link(Path::new(netns), attachment.ifname()).await;
-        let link = link.map_err(|error| drifted(format!("{error:#}")))?;
-        if link.name != held.link || link.mac != held.mac {
-            return Err(drifted(format!("its host side was {} and is {}, or its MAC changed", held.link, link.name)));
-        }
-        if !held.ips.is_subset(&link.ips) || (!ips.is_empty() && *ips != held.ips) {
-            return Err(drifted(format!("its addresses were {:?} and are {:?}", held.ips, link.ips)));
-        }
-        match self.kernel.drift().await {
-            Ok(drift) if drift.is_empty() && self.kernel.holds_pin(&held.link) => Ok(()),
-            Ok(drift) => {
-                self.desired = None;
-                Err(drifted(format!("gone from the kernel: {}", drift.join(", "))))
-            }
-            Err(error) => Err(drifted(format!("the kernel cannot be asked: {error:#}"))),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod admission;
 mod answers;
+mod check;
 mod keys;
 mod report;
 mod trust;
@@ -24,6 +25,7 @@ use crate::kernel::{self, Kernel, MARK_OUTER, Underlay};
 use crate::line_socket::Asked;
 use crate::store::{AttachmentStore, FloorStore, NodeFiles, RecentPairStore, Tombstones};
 
+pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
 use self::keys::Keys;
 use self::trust::Trust;

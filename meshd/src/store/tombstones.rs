@@ -70,6 +70,12 @@ impl Tombstones {
         Ok((found, refused))
     }
 
+    /// Whether a tombstone still waits.
+    #[expect(clippy::unused_self, reason = "a tombstone is in the folder that listed it")]
+    pub(crate) fn is_there(&self, tombstone: &Tombstone) -> bool {
+        tombstone.path.exists()
+    }
+
     /// Removes a tombstone whose DEL is done.
     ///
     /// # Errors

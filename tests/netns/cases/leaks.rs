@@ -50,6 +50,11 @@ fn send_raw(lab: &Lab, from: &str, to: IpAddr) {
 fn every_protocol_is_ciphertext() {
     let lab = Lab::of_four("nodes: 3");
     let (meshed, plain) = (lab.ips("demo/server"), lab.ips("plain/server"));
+    for (from, to) in [("plain/client", plain), ("demo/client", meshed)] {
+        for ip in to {
+            lab.pings_within(from, ip, Duration::from_secs(5));
+        }
+    }
     let capture = lab.capture();
     // 4 answered exchanges a family
     assert_eq!(traffic(&lab, "plain/client", &plain), 8, "the control's traffic does not pass");

@@ -27,8 +27,12 @@ fn refused(lab: &Lab, from: &str, to: std::net::IpAddr) {
 }
 
 fn served(lab: &Lab, from: &str, to: std::net::IpAddr) {
-    eventually(&format!("{from} is served at {to}"), SOON, || {
-        (lab.tcp_echo(from, to, 8080, "hello").as_deref() == Some("hello")).then_some(())
+    served_at(lab, from, to, 8080);
+}
+
+fn served_at(lab: &Lab, from: &str, to: std::net::IpAddr, port: u16) {
+    eventually(&format!("{from} is served at {to} port {port}"), SOON, || {
+        (lab.tcp_echo(from, to, port, "hello").as_deref() == Some("hello")).then_some(())
     });
 }
 
@@ -56,6 +60,7 @@ fn permissive() {
     for ip in lab.ips("demo/server") {
         served(&lab, "plain/client", ip);
         let capture = lab.capture();
+        served(&lab, "demo/client", ip);
         assert_eq!(lab.tcp_echo("demo/client", ip, 8080, MARKER).as_deref(), Some(MARKER));
         assert_eq!(markers(&capture.stop()), 0);
     }
@@ -82,12 +87,17 @@ fn disable() {
     .0;
     served(&lab, "plain/client", third);
     served(&lab, "demo/client", third);
-    let capture = lab.capture();
-    assert_eq!(lab.tcp_echo("demo/client", third, 8080, MARKER).as_deref(), Some(MARKER));
-    assert!(markers(&capture.stop()) > 0, "DISABLE is clear text");
-    let rows = lab.ask("n2", "status")["attachments"].clone();
-    let row = rows.as_array().expect("a list").iter().find(|row| row["pod"] == "demo/third").expect("attached").clone();
-    assert!(row["enrolled"] == false && row["identity"].is_null(), "{row:#}");
+    // it may have been a member for a moment: the pod's manifest was there before the policy's
+    eventually("it is out of the mesh both ways, and reached in clear text", SOON, || {
+        let capture = lab.capture();
+        let answered = lab.tcp_echo("demo/client", third, 8080, MARKER).as_deref() == Some(MARKER);
+        (answered && markers(&capture.stop()) > 0).then_some(())
+    });
+    eventually("it has no identity", SOON, || {
+        let rows = lab.ask("n2", "status")["attachments"].clone();
+        let row = rows.as_array()?.iter().find(|row| row["pod"] == "demo/third")?.clone();
+        (row["enrolled"] == false && row["identity"].is_null()).then_some(())
+    });
 }
 
 fn scopes_and_ports() {
@@ -97,19 +107,18 @@ fn scopes_and_ports() {
     refused(&lab, "plain/client", ip);
     lab.put("namespace.yaml", &peer_authentication("demo", "PERMISSIVE"));
     served(&lab, "plain/client", ip);
-    lab.apply(&pod("demo", "server", "n2", "server", "role: server"));
-    let workload = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: server, namespace: demo}\n\
-         spec: {selector: {matchLabels: {role: server}}, mtls: {mode: STRICT}, portLevelMtls: {7: {mode: PERMISSIVE}}}\n";
+    let workload = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: all, namespace: demo}\n\
+         spec: {selector: {matchLabels: {app: server}}, mtls: {mode: STRICT}, portLevelMtls: {7: {mode: PERMISSIVE}}}\n";
     lab.put("workload.yaml", workload);
     refused(&lab, "plain/client", ip);
-    eventually("port 7 is open", SOON, || lab.tcp_echo("plain/client", ip, 7, "seven").filter(|text| text == "seven"));
+    served_at(&lab, "plain/client", ip, 7);
     lab.put(
         "workload.yaml",
         &workload.replace("STRICT", "PERMISSIVE").replace("{7: {mode: PERMISSIVE}}", "{7: {mode: STRICT}}"),
     );
     served(&lab, "plain/client", ip);
     eventually("port 7 is closed", SOON, || lab.tcp_echo("plain/client", ip, 7, "x").is_none().then_some(()));
-    assert_eq!(lab.tcp_echo("demo/client", ip, 7, "by tunnel").as_deref(), Some("by tunnel"));
+    served_at(&lab, "demo/client", ip, 7);
 }
 
 /// From an empty cluster: manifests alone, and two pods speak under keys that nobody handed out.
@@ -135,18 +144,20 @@ fn labels() {
     let lab = Lab::of_four("nodes: 3");
     let before = lab.pod("plain/server");
     let (client, server) = (lab.ip("plain/client", false), lab.ip("plain/server", false));
-    assert!(lab.pings("plain/client", server));
+    lab.pings_within("plain/client", server, SOON);
+    // no exchange may get lost on the way in or out (decision 0008)
     let clear = |lab: &Lab| {
         let capture = lab.capture();
         assert_eq!(lab.tcp_echo("plain/client", server, 8080, MARKER).as_deref(), Some(MARKER));
         markers(&capture.stop()) > 0
     };
+    served(&lab, "plain/client", server);
     assert!(clear(&lab), "the control");
     lab.apply(&namespace("plain", true));
     eventually("both are in the mesh, and nothing is clear any more", Duration::from_secs(10), || {
         (!clear(&lab)).then_some(())
     });
-    assert!(lab.pings("plain/server", client));
+    lab.pings_within("plain/server", client, SOON);
     let after = lab.pod("plain/server");
     assert_eq!(before["pid"], after["pid"], "the pod was restarted");
     assert_eq!(before["uid"], after["uid"]);
@@ -158,7 +169,8 @@ fn labels() {
 fn require_mesh() {
     let lab = Lab::of_four("nodes: 3");
     let outside = lab.ips("plain/server");
-    assert!(lab.tcp_echo("demo/server", outside[0], 8080, "x").is_some(), "Opportunistic is the default");
+    // Opportunistic is the default
+    served(&lab, "demo/server", outside[0]);
     let policy = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: demo}\nspec: {outbound: RequireMesh}\n";
     lab.put("require.yaml", policy);
     for ip in outside {
@@ -226,7 +238,7 @@ fn established_flows() {
     assert!(sealed.wait().expect("it ends").success(), "the tunnelled flow died");
     assert!(sealed_lines.map_while(Result::ok).count() > 100, "the tunnelled flow stalled");
     // the node's own probe is not judged
-    assert_eq!(lab.tcp_echo("node/n2", ip, 8080, "probe").as_deref(), Some("probe"));
+    served(&lab, "node/n2", ip);
 }
 
 fn bridge() {

@@ -19,7 +19,9 @@ fn cn_03_tombstones_wait_until_they_are_replayed() {
     assert!(refused.is_empty());
     let seen: Vec<_> = found.iter().map(|t| (t.container_id.as_str(), t.netns.as_deref())).collect();
     assert_eq!(seen, [("c1", Some("/var/run/netns/x")), ("c2", None), ("c3", None)]);
+    assert!(tombstones.is_there(&found[0]));
     tombstones.remove(&found[0]).unwrap();
+    assert!(!tombstones.is_there(&found[0]));
     tombstones.remove(&found[0]).unwrap();
     assert_eq!(tombstones.list().unwrap().0.len(), 2);
 }
