@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-use crate::cluster::{self, Publisher};
+use crate::cluster::Cluster;
 use crate::config::{CleanConfig, ControllerConfig, NodeConfig, SharedConfig};
 use crate::controller::ca::EmbeddedCa;
 use crate::controller::{Controller, Parts};
@@ -27,12 +27,12 @@ pub(crate) fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         tracing::info!(?config, "Starting meshd node");
         let stop = stop_signal()?;
-        let (run_dir, directory) = (config.run_dir.clone(), config.shared.directory.clone());
-        let (mut node, data) = Node::open(config).await?;
+        let (run_dir, cluster) = (config.run_dir.clone(), Cluster::open(&config.shared).await?);
+        let (mut node, data) = Node::open(config, &cluster).await?;
         let (cni_asked, cni) = mpsc::channel(QUESTIONS_MAX);
         let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
         let line_max = u64::try_from(::cni::wire::LINE_LENGTH_MAX).unwrap_or(u64::MAX);
-        let source = cluster::watch(&directory)?;
+        let source = cluster.watch()?;
         let refusal = crate::node::stopping().encode()?;
         let cni_socket = LineSocket::bind(&run_dir.join("cni.sock"), line_max, cni_asked, trimmed(refusal))?;
         let admin_socket = LineSocket::bind(&run_dir.join("admin.sock"), ADMIN_LINE_MAX, admin_asked, stopping())?;
@@ -55,10 +55,12 @@ pub(crate) fn run_controller(config: ControllerConfig) -> anyhow::Result<()> {
         open_private_dir(&config.state_dir)?;
         let lock = lock_dir(&config.state_dir)?;
         let issuer = Box::new(EmbeddedCa::open(&config.state_dir, &config.trust_domain, wall())?);
-        let source = cluster::watch(&config.shared.directory)?;
+        let cluster = Cluster::open(&config.shared).await?;
+        let source = cluster.watch()?;
         let mut controller = Controller::open(Parts {
             issuer,
-            publisher: Box::new(Publisher::new(&config.shared.directory)),
+            publisher: cluster.publisher("weft-controller"),
+            attested: cluster.attests_nodes(),
             state_dir: config.state_dir.clone(),
             lock,
             root_namespace: config.shared.root_namespace.clone(),

@@ -29,9 +29,15 @@ pub(crate) enum Command {
 /// What both programs are told.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SharedConfig {
-    /// Folder of manifests that is watched (the directory back end); it must exist.
-    #[arg(long, env = "WEFT_DIRECTORY", value_name = "DIR")]
-    pub(crate) directory: PathBuf,
+    /// Folder of manifests that is watched instead of an API server; it must exist.
+    #[arg(long, env = "WEFT_DIRECTORY", value_name = "DIR", conflicts_with_all = ["kubeconfig", "context"])]
+    pub(crate) directory: Option<PathBuf>,
+    /// Kubeconfig of the API server; without it and without --directory the pod's own service account is used.
+    #[arg(long, env = "WEFT_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; by default its current one.
+    #[arg(long, env = "WEFT_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// Namespace whose selector-less PeerAuthentication counts for the whole mesh.
     #[arg(long, env = "WEFT_ROOT_NAMESPACE", default_value = "weft-system", value_name = "NAME")]
     pub(crate) root_namespace: String,
@@ -53,7 +59,7 @@ pub(crate) struct NodeConfig {
     #[command(flatten)]
     pub(crate) shared: SharedConfig,
     /// This node's name, as the cluster calls it.
-    #[arg(long, env = "WEFT_NODE", value_name = "NAME", value_parser = node_name)]
+    #[arg(long, alias = "node-name", env = "WEFT_NODE", value_name = "NAME", value_parser = node_name)]
     pub(crate) node: NodeName,
     /// Where secrets and attachments outlive the daemon.
     #[arg(long, env = "WEFT_STATE_DIR", default_value = "/var/lib/weft", value_name = "DIR")]
@@ -61,7 +67,8 @@ pub(crate) struct NodeConfig {
     /// Where the sockets are: cni.sock for the plugin, admin.sock for meshctl.
     #[arg(long, env = "WEFT_RUN_DIR", default_value = "/run/weft", value_name = "DIR")]
     pub(crate) run_dir: PathBuf,
-    /// File with the one-time join token of `meshctl node token`; needed until this node has joined.
+    /// File with the one-time join token of `meshctl node token`; needed until this node has joined
+    /// where manifests come from a folder. An API server vouches for its nodes itself.
     #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub(crate) join_token_file: Option<PathBuf>,
     /// The UDP port of all identities' sessions.

@@ -12,11 +12,13 @@ const HARD_LINES: usize = 700;
 /// Names that say nothing: no file, folder or module has one.
 const EMPTY_NAMES: [&str; 9] = ["util", "utils", "common", "misc", "helper", "helpers", "manager", "types", "core"];
 /// Crates that may be named in one place only: the word, and where.
-const ONE_HOME: [(&str, &str); 4] = [
+const ONE_HOME: [(&str, &str); 6] = [
     ("boringtun", "crates/wg/"),
     ("rtnetlink", "meshd/src/kernel"),
     ("netlink_packet_route", "meshd/src/kernel"),
     ("serde_saphyr", "meshd/src/cluster"),
+    ("kube", "meshd/src/cluster"),
+    ("k8s_openapi", "meshd/src/cluster"),
 ];
 
 fn root() -> PathBuf {

@@ -21,7 +21,8 @@ const STAIRS: [(&str, &[&str]); 11] = [
 ];
 
 /// Heavy dependencies and the only rooms that may have them.
-const HEAVY: [(&str, &[&str]); 6] = [
+const HEAVY: [(&str, &[&str]); 7] = [
+    ("kube", &["meshd"]),
     ("tokio", &["meshd"]),
     ("rtnetlink", &["meshd"]),
     ("netlink-packet-route", &["meshd"]),

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -25,7 +24,7 @@ use tokio::sync::mpsc;
 use super::api;
 use super::collection::{Change, Collection};
 use super::parse::{FILE_BYTES_MAX, Refusal};
-use super::{Event, Publish};
+use super::{Event, Publish, Refusals, Source};
 use crate::store::{atomic_write, remove_durably};
 
 /// Events that wait for the consumer; beyond it the watcher waits.
@@ -39,20 +38,6 @@ const DEPTH_MAX: usize = 16;
 
 /// What tells one state of a file from another.
 type Stamp = (u64, i64, i64, u64);
-
-/// A watched folder.
-pub(crate) struct Source {
-    /// What happens in it, beginning with `Init`.
-    pub(crate) events: mpsc::Receiver<Event>,
-    refusals: Arc<Mutex<Vec<Refusal>>>,
-}
-
-impl Source {
-    /// Everything that cannot be used at the moment.
-    pub(crate) fn refusals(&self) -> Vec<Refusal> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// Watches a folder; the watcher ends when the events' receiver is dropped.
 ///
@@ -72,9 +57,9 @@ pub(crate) fn watch(root: &Path) -> anyhow::Result<Source> {
         .watch(root, RecursiveMode::Recursive)
         .with_context(|| format!("cannot watch {}: raise fs.inotify.max_user_watches", root.display()))?;
     let (send, events) = mpsc::channel(EVENTS_MAX);
-    let refusals = Arc::new(Mutex::new(Vec::new()));
+    let refusals = Refusals::default();
     let folder = Folder { root: root.to_path_buf(), stamps: BTreeMap::new(), collection: Collection::default() };
-    tokio::spawn(follow(folder, watcher, poked, send, Arc::clone(&refusals)));
+    tokio::spawn(follow(folder, watcher, poked, send, refusals.clone()));
     Ok(Source { events, refusals })
 }
 
@@ -89,7 +74,7 @@ async fn follow(
     mut watcher: notify::RecommendedWatcher,
     mut poked: mpsc::Receiver<()>,
     events: mpsc::Sender<Event>,
-    refusals: Arc<Mutex<Vec<Refusal>>>,
+    refusals: Refusals,
 ) {
     let mut first = true;
     loop {
@@ -97,7 +82,7 @@ async fn follow(
         let changes = folder.collection.poll_changes();
         let mut refused = folder.collection.refusals();
         refused.extend(lost.clone());
-        *refusals.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        refusals.replace(refused);
         let begin = first.then_some(Event::Init);
         let end = first.then_some(Event::InitDone);
         first = false;

@@ -1,20 +1,28 @@
 //! Where the world comes from: manifests in, our own objects out.
 //!
-//! One interface for every back end: [`Event`]s in (a list, then changes), [`Publish`] out. What needs proof comes as
-//! it was written; who uses it verifies it.
+//! One interface for both back ends, a watched folder and a Kubernetes API server: [`Event`]s in (a list, then changes),
+//! [`Publish`] out. What needs proof comes as it was written; who uses it verifies it.
 
 pub(crate) mod api;
 mod collection;
 mod convert;
 mod directory;
+pub(crate) mod kubernetes;
 mod parse;
 
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use plan::ObjectKey;
+use tokio::sync::mpsc;
 
 pub(crate) use convert::Manifest;
-pub(crate) use directory::{Publisher, Source, watch};
+pub(crate) use parse::Refusal;
 
-/// A change in the cluster. `Init`, any number of `Apply`, `InitDone` is a whole list.
+use crate::config::SharedConfig;
+
+/// A change in the cluster. `Init`, any number of `Apply`, `InitDone` is a whole list; it comes once, and what a back
+/// end finds out later by listing again comes as single changes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event {
     /// A list begins.
@@ -27,16 +35,95 @@ pub(crate) enum Event {
     InitDone,
 }
 
-/// Objects out. Every call is a whole object and may be repeated; what is unchanged is not written.
+/// Objects out. Every call is a whole object and may be repeated; what is unchanged is not written. An error means that
+/// the call did nothing: it is to be repeated, with whatever is right by then.
 pub(crate) trait Publish {
     /// A node's own report.
     fn put_node_spec(&self, name: &str, spec: &api::MeshNodeSpec) -> anyhow::Result<()>;
     /// The controller's answer to a node.
     fn put_node_status(&self, name: &str, status: &api::MeshNodeStatus) -> anyhow::Result<()>;
-    /// The controller's word on one node's addresses.
+    /// The controller's word on one node's addresses. Slices become visible in the order of these calls.
     fn put_slice(&self, slice: &api::MeshEndpointSlice) -> anyhow::Result<()>;
     /// A node is gone, and its addresses with it.
     fn delete_slice(&self, name: &str) -> anyhow::Result<()>;
     /// The trust domain's certificates.
     fn put_trust(&self, trust: &api::MeshTrust) -> anyhow::Result<()>;
+}
+
+/// A watched cluster; the watching ends when this is dropped.
+pub(crate) struct Source {
+    /// What happens in it, beginning with `Init`.
+    pub(crate) events: mpsc::Receiver<Event>,
+    refusals: Refusals,
+}
+
+impl Source {
+    /// Everything that cannot be used at the moment.
+    pub(crate) fn refusals(&self) -> Vec<Refusal> {
+        self.refusals.read()
+    }
+}
+
+/// What cannot be used, as the watching task last said it.
+#[derive(Clone, Default)]
+struct Refusals(Arc<Mutex<Vec<Refusal>>>);
+
+impl Refusals {
+    fn read(&self) -> Vec<Refusal> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace(&self, refusals: Vec<Refusal>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = refusals;
+    }
+}
+
+/// The back end that the flags name.
+#[derive(Clone)]
+pub(crate) enum Cluster {
+    /// A folder of manifests.
+    Directory(PathBuf),
+    /// A Kubernetes API server.
+    Kubernetes(kubernetes::Server),
+}
+
+impl Cluster {
+    /// Chooses the back end; the API server need not be reachable yet.
+    ///
+    /// # Errors
+    /// A kubeconfig that cannot be used, or none and no service account either.
+    pub(crate) async fn open(config: &SharedConfig) -> anyhow::Result<Self> {
+        match &config.directory {
+            Some(directory) => Ok(Self::Directory(directory.clone())),
+            None => {
+                let server = kubernetes::Server::open(config.kubeconfig.as_deref(), config.context.as_deref()).await?;
+                Ok(Self::Kubernetes(server))
+            }
+        }
+    }
+
+    /// Watches everything that Weft reads.
+    ///
+    /// # Errors
+    /// The folder cannot be watched. An API server that cannot be reached is no error: it is tried again.
+    pub(crate) fn watch(&self) -> anyhow::Result<Source> {
+        match self {
+            Self::Directory(root) => directory::watch(root),
+            Self::Kubernetes(server) => Ok(server.watch()),
+        }
+    }
+
+    /// Who writes our objects; `writer` is the name that an API server remembers fields by.
+    pub(crate) fn publisher(&self, writer: &'static str) -> Box<dyn Publish> {
+        match self {
+            Self::Directory(root) => Box::new(directory::Publisher::new(root)),
+            Self::Kubernetes(server) => Box::new(server.publisher(writer)),
+        }
+    }
+
+    /// Whether the cluster itself vouches that a MeshNode was written by its node: an API server does by the node's
+    /// token (ValidatingAdmissionPolicy `weft-meshnodes`), a folder does not, and needs join tokens.
+    pub(crate) fn attests_nodes(&self) -> bool {
+        matches!(self, Self::Kubernetes(_))
+    }
 }

@@ -48,6 +48,16 @@ impl Issued {
         self.slices.insert(slice.node.clone(), slice.clone());
     }
 
+    /// A slice is gone from the cluster.
+    pub(super) fn forget_slice(&mut self, node: &NodeName) {
+        self.slices.remove(node);
+    }
+
+    /// A MeshNode is gone from the cluster, and our answer with it.
+    pub(super) fn forget_answer(&mut self, node: &NodeName) {
+        self.answers.remove(node);
+    }
+
     pub(super) fn is_answered(&self, node: &NodeName, status: &MeshNodeStatus) -> bool {
         self.answers.get(node) == Some(status)
     }

@@ -51,6 +51,7 @@ pub(crate) struct Controller {
     assigner: Option<Assigner>,
     root_namespace: String,
     period: Duration,
+    attested: bool,
     issued: Issued,
     published: BTreeSet<NodeName>,
     held_slices: BTreeMap<NodeName, plan::view::EndpointSlice>,
@@ -65,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) lock: DirLock,
     pub(crate) root_namespace: String,
     pub(crate) period: Duration,
+    /// The cluster vouches that a MeshNode was written by its node: no join token is asked for.
+    pub(crate) attested: bool,
 }
 
 impl Controller {
@@ -83,6 +86,7 @@ impl Controller {
             assigner: None,
             root_namespace: parts.root_namespace,
             period: parts.period,
+            attested: parts.attested,
             issued: Issued::default(),
             published: BTreeSet::new(),
             held_slices: BTreeMap::new(),
@@ -111,7 +115,7 @@ impl Controller {
             };
             tokio::select! {
                 () = &mut stop => return Ok(()),
-                event = source.events.recv() => self.take_event(event.context("the manifest folder is not watched any more")?),
+                event = source.events.recv() => self.take_event(event.context("the cluster is not watched any more")?),
                 Some(asked) = admin.recv() => self.answer(asked),
                 () = sleep => {}
                 _ = round.tick() => {
@@ -153,8 +157,17 @@ impl Controller {
             }
             Event::Apply(Manifest::MeshTrust(_)) => return,
             Event::Delete(key) => {
-                self.raw.remove(&NodeName(key.name.clone()));
-                self.refused_claims.remove(&NodeName(key.name.clone()));
+                let name = NodeName(key.name.clone());
+                match key.kind {
+                    "MeshNode" => {
+                        self.raw.remove(&name);
+                        self.refused_claims.remove(&name);
+                        self.issued.forget_answer(&name);
+                    }
+                    // somebody removed our word: it is published anew
+                    "MeshEndpointSlice" => self.issued.forget_slice(&name),
+                    _ => {}
+                }
                 ViewEvent::Delete(key)
             }
         };
@@ -204,7 +217,12 @@ impl Controller {
         let (signed, uid, sequence) = (spec.signed_bytes(), spec.node_uid.as_str(), spec.sequence);
         let claim = Claim { node: name, uid, credential, sequence, signed: &signed, signature: &signature, join };
         let known = self.registry.nodes().any(|node| node == name);
-        if self.registry.handle_claim(&claim, wall())? {
+        let changed = if self.attested {
+            self.registry.handle_attested(&claim)?
+        } else {
+            self.registry.handle_claim(&claim, wall())?
+        };
+        if changed {
             self.write_registry()?;
         }
         if !known {

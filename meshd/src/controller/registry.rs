@@ -85,6 +85,22 @@ impl Registry {
         }
     }
 
+    /// Takes a node's report that the cluster vouches for: whoever wrote it held that node's own token. A rebuilt node
+    /// comes with another credential; reports are in the order of the cluster. True when the registry must be written.
+    pub(crate) fn handle_attested(&mut self, claim: &Claim<'_>) -> Result<bool, ClaimError> {
+        let node = claim.node.clone();
+        if verify_spec(&claim.credential, claim.node, claim.signed, claim.signature).is_err() {
+            return Err(ClaimError::WrongSignature { node });
+        }
+        let held = self.joined.get(claim.node);
+        if held.is_some_and(|held| held.credential == claim.credential && held.uid == claim.uid) {
+            return Ok(false);
+        }
+        let joined = Joined { uid: claim.uid.to_owned(), credential: claim.credential, sequence: claim.sequence };
+        self.joined.insert(node, joined);
+        Ok(true)
+    }
+
     fn join(&mut self, claim: &Claim<'_>, wall: UnixTime) -> Result<(), ClaimError> {
         let node = claim.node.clone();
         let Some((id, proof)) = claim.join else {

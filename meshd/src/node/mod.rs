@@ -18,7 +18,7 @@ use plan::{ClusterView, Desired, Here, LocalAttachment, PeerName};
 use tokio::sync::mpsc;
 use wg::{PeerConfig, PublicKey};
 
-use crate::cluster::{Publisher, Source, api};
+use crate::cluster::{Cluster, Publish, Source, api};
 use crate::config::NodeConfig;
 use crate::datapath::{self, Command};
 use crate::kernel::{self, Kernel, MARK_OUTER, Underlay};
@@ -54,10 +54,12 @@ pub(crate) struct Node {
     kernel: Kernel,
     underlay: Underlay,
     data: datapath::Handle,
-    publisher: Publisher,
+    publisher: Box<dyn Publish>,
     desired: Option<Desired>,
     observed_revision: u64,
     published: Option<api::MeshNodeSpec>,
+    published_at: Instant,
+    sequence: u64,
     waiting: Vec<WaitingAdd>,
     started: Instant,
     trouble: BTreeMap<&'static str, String>,
@@ -80,15 +82,18 @@ pub(crate) fn wall() -> UnixTime {
 impl Node {
     /// Opens everything that outlives the daemon, starts the data thread, and makes the kernel ready; refuses to start
     /// with everything that is missing at once.
-    pub(crate) async fn open(config: NodeConfig) -> anyhow::Result<(Self, mpsc::Receiver<datapath::Event>)> {
+    pub(crate) async fn open(
+        config: NodeConfig,
+        cluster: &Cluster,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<datapath::Event>)> {
         let missing = kernel::missing().await;
         if !missing.is_empty() {
             let all: Vec<_> = missing.iter().map(ToString::to_string).collect();
             anyhow::bail!("this node lacks what Weft needs:\n  {}", all.join("\n  "));
         }
         let files = NodeFiles::open(&config.state_dir, &config.node)?;
-        let token = join_token(&config, &files)?;
-        let pinned = files.pinned_root()?.context("no root is pinned")?;
+        let token = if cluster.attests_nodes() { None } else { join_token(&config, &files)? };
+        let pinned = files.pinned_root()?;
         let period = config.shared.rotation_period;
         let least = Epoch::at(wall(), period).previous();
         let (floor, lost_floor) = FloorStore::open(files.dir(), &files.uid, least);
@@ -109,7 +114,7 @@ impl Node {
         let node = Self {
             keys: Keys::new(secret, uid.clone(), period),
             trust: Trust::new(pinned, floor),
-            publisher: Publisher::new(&config.shared.directory),
+            publisher: cluster.publisher("weft-node"),
             view: ClusterView::default(),
             raw_nodes: BTreeMap::new(),
             raw_slices: BTreeMap::new(),
@@ -117,6 +122,8 @@ impl Node {
             desired: None,
             observed_revision: 0,
             published: None,
+            published_at: Instant::now(),
+            sequence: 0,
             waiting: Vec::new(),
             started: Instant::now(),
             trouble: BTreeMap::new(),
@@ -145,7 +152,7 @@ impl Node {
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 event = inputs.source.events.recv() => {
-                    self.take_event(event.context("the manifest folder is not watched any more")?);
+                    self.take_event(event.context("the cluster is not watched any more")?);
                 }
                 Some(asked) = inputs.cni.recv() => self.take_cni(asked).await,
                 Some(asked) = inputs.admin.recv() => admin.push(asked),

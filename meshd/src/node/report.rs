@@ -1,36 +1,48 @@
 //! What this node says of itself: its MeshNode, signed with its credential.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::Node;
-use crate::cluster::{Publish as _, api};
+use crate::cluster::api;
+
+/// Time after which a report that did not appear was overwritten by an older one.
+const ARRIVAL: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Publishes the report where it differs from the last one.
     pub(super) fn publish_report(&mut self) {
         let mut spec = self.spec();
         let held = self.raw_nodes.get(&self.config.node).map(|node| &node.spec);
-        if let Some(published) = self.published.as_ref().or(held) {
-            spec.sequence = published.sequence;
-            spec.signature.clone_from(&published.signature);
-            // the same report again, and it is still there
-            if spec == *published && held.is_none_or(|held| held == published) {
+        if let Some(last) = self.published.as_ref().or(held) {
+            spec.sequence = last.sequence;
+            spec.signature.clone_from(&last.signature);
+            // the same report again, and it is still there or on its way
+            if spec == *last && !held.is_some_and(|held| self.is_overwritten(last, held)) {
                 return;
             }
         }
-        let seen = [self.published.as_ref(), held].into_iter().flatten().map(|spec| spec.sequence).max();
-        spec.sequence = seen.unwrap_or(0) + 1;
+        let seen = held.map_or(0, |held| held.sequence).max(self.sequence);
+        spec.sequence = seen + 1;
         spec.signature = BASE64.encode(self.files.credential.sign_spec(&self.config.node, &spec.signed_bytes()));
         match self.publisher.put_node_spec(&self.config.node.0, &spec) {
             Ok(()) => {
                 self.trouble.remove("report");
+                self.sequence = spec.sequence;
+                self.published_at = Instant::now();
                 self.published = Some(spec);
             }
             Err(error) => self.note_trouble("report", &error),
         }
+    }
+
+    /// Whether what the cluster holds is another's doing, and not only our former report that the new one has not
+    /// replaced yet.
+    fn is_overwritten(&self, last: &api::MeshNodeSpec, held: &api::MeshNodeSpec) -> bool {
+        held != last && (held.sequence >= last.sequence || self.published_at.elapsed() > ARRIVAL)
     }
 
     fn spec(&self) -> api::MeshNodeSpec {

@@ -20,7 +20,8 @@ struct Known {
 
 /// Verified statements of the issuer, and why others were not believed.
 pub(super) struct Trust {
-    pinned: Fingerprint,
+    /// The root that is believed; `None` until the API server names it, where that vouches for its objects.
+    pinned: Option<Fingerprint>,
     bundle: Option<(TrustBundle, Verifier)>,
     floor: FloorStore,
     bindings: BTreeMap<PeerName, BTreeMap<Epoch, Known>>,
@@ -28,15 +29,18 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    pub(super) fn new(pinned: Fingerprint, floor: FloorStore) -> Self {
+    pub(super) fn new(pinned: Option<Fingerprint>, floor: FloorStore) -> Self {
         Self { pinned, bundle: None, floor, bindings: BTreeMap::new(), refusals: BTreeMap::new() }
     }
 
-    /// Takes a bundle if its root is the pinned one; true when another one is believed than before.
+    /// Takes a bundle if its root is the pinned one, or the first one where none is pinned yet; true when another one is
+    /// believed than before.
     pub(super) fn handle_bundle(&mut self, trust: &api::MeshTrust, wall: UnixTime) -> anyhow::Result<bool> {
         let spec = &trust.spec;
         let bundle = TrustBundle::from_pem(spec.trust_domain.parse()?, &spec.root, &spec.intermediate)?;
-        let verifier = bundle.verify(self.pinned, wall)?;
+        let root = self.pinned.unwrap_or_else(|| bundle.root_fingerprint());
+        let verifier = bundle.verify(root, wall)?;
+        self.pinned = Some(root);
         let changed = self.bundle.as_ref().is_none_or(|(held, _)| *held != bundle);
         self.bundle = Some((bundle, verifier));
         Ok(changed)
@@ -97,6 +101,11 @@ impl Trust {
             all.iter().filter(|(_, k)| k.not_after >= wall).map(|(epoch, _)| *epoch).collect()
         };
         own.map(|(peer, all)| (peer.identity.clone(), epochs(all))).collect()
+    }
+
+    /// The root that is believed.
+    pub(super) fn root(&self) -> Option<Fingerprint> {
+        self.pinned
     }
 
     pub(super) fn trust_domain(&self) -> Option<&TrustDomain> {

@@ -26,7 +26,10 @@ impl Node {
                 self.judge_slice(&name);
             }
             Event::Apply(Manifest::MeshTrust(trust)) => match self.trust.handle_bundle(&trust, wall()) {
-                Ok(true) => self.judge_all(),
+                Ok(true) => {
+                    self.judge_all();
+                    self.pin_root();
+                }
                 Ok(false) => {}
                 Err(error) => self.note_trouble("trust bundle", &error),
             },
@@ -35,6 +38,10 @@ impl Node {
                 match key.kind {
                     "MeshNode" => {
                         self.raw_nodes.remove(&name);
+                        if name == self.config.node {
+                            // somebody removed our report: it is written anew
+                            self.published = None;
+                        }
                         self.trust.handle_node_gone(&name);
                     }
                     "MeshEndpointSlice" => drop(self.raw_slices.remove(&name)),
@@ -50,6 +57,15 @@ impl Node {
     fn view_handle(&mut self, event: ViewEvent) {
         if let Err(error) = self.view.handle(event) {
             tracing::warn!(%error, "An object is left out");
+        }
+    }
+
+    /// Holds on to the root that is believed, so that another one is refused after a restart too.
+    fn pin_root(&mut self) {
+        if let Some(root) = self.trust.root()
+            && let Err(error) = self.files.pin_root(root)
+        {
+            self.note_trouble("trust bundle", &error.into());
         }
     }
 

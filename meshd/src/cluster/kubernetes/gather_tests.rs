@@ -1,0 +1,117 @@
+//! Lists and changes of several kinds, put together.
+
+use super::*;
+
+fn key(kind: &'static str, name: &str) -> ObjectKey {
+    ObjectKey { kind, namespace: String::new(), name: name.to_owned() }
+}
+
+fn namespace(name: &str, label: &str) -> Manifest {
+    let labels = [("weft.dev/mesh".to_owned(), label.to_owned())].into();
+    Manifest::Plain(plan::view::Object::Namespace(plan::view::Namespace { name: name.to_owned(), labels }))
+}
+
+fn apply(name: &str, label: &str, listed: bool) -> Heard {
+    Heard::Apply { key: key("Namespace", name), listed, manifest: Ok(Box::new(namespace(name, label))) }
+}
+
+fn slice(node: &str, revision: u64) -> Heard {
+    let value =
+        serde_json::json!({"metadata": {"name": node}, "spec": {"node": node, "nodeUID": "u", "revision": revision}});
+    let key = key("MeshEndpointSlice", node);
+    let manifest = super::super::super::convert::manifest(&key, &value, 0).map(Box::new);
+    Heard::Apply { key, listed: true, manifest }
+}
+
+/// What happened, in short.
+fn words(events: Vec<Event>) -> Vec<String> {
+    let word = |event: Event| match event {
+        Event::Init => "init".to_owned(),
+        Event::InitDone => "done".to_owned(),
+        Event::Delete(key) => format!("-{}", key.name),
+        Event::Apply(Manifest::Plain(plan::view::Object::Namespace(n))) => format!("+{}", n.name),
+        Event::Apply(Manifest::MeshEndpointSlice(slice)) => format!("slice {}", slice.spec.revision),
+        Event::Apply(other) => format!("{other:?}"),
+    };
+    events.into_iter().map(word).collect()
+}
+
+fn gather() -> Gather {
+    Gather::new(["namespaces".to_owned(), "slices".to_owned()])
+}
+
+/// Feeds everything and returns everything that came out.
+fn feed(gather: &mut Gather, heard: impl IntoIterator<Item = (usize, Heard)>) -> Vec<String> {
+    heard.into_iter().flat_map(|(kind, heard)| words(gather.handle(kind, heard))).collect()
+}
+
+fn synced() -> Gather {
+    let mut gather = gather();
+    let both = [(0, Heard::Init), (0, apply("a", "enabled", true)), (0, apply("b", "enabled", true))];
+    feed(&mut gather, both);
+    let out = feed(&mut gather, [(0, Heard::InitDone), (1, Heard::Init), (1, Heard::InitDone)]);
+    assert_eq!(out, ["done"]);
+    gather
+}
+
+#[test]
+fn the_list_is_complete_when_every_kind_is() {
+    let mut gather = gather();
+    let out = feed(&mut gather, [(0, Heard::Init), (0, apply("a", "enabled", true)), (0, Heard::InitDone)]);
+    assert_eq!(out, ["init", "+a"]);
+    // a change of the kind that is listed already is no secret until the other is
+    assert_eq!(feed(&mut gather, [(0, apply("b", "enabled", false))]), ["+b"]);
+    assert_eq!(feed(&mut gather, [(1, Heard::Init), (1, Heard::InitDone)]), ["done"]);
+}
+
+#[test]
+fn a_list_that_breaks_off_begins_again_and_nothing_is_concluded_from_half_of_it() {
+    let mut gather = synced();
+    let half = [(0, Heard::Init), (0, apply("a", "enabled", true)), (0, Heard::Fault("connection reset".into()))];
+    assert!(feed(&mut gather, half).is_empty());
+    assert_eq!(gather.refusals().len(), 1);
+    let whole = [(0, Heard::Init), (0, apply("b", "enabled", true)), (0, Heard::InitDone)];
+    assert_eq!(feed(&mut gather, whole), ["-a"]);
+    assert!(gather.refusals().is_empty(), "a fault that is over is still told");
+}
+
+#[test]
+fn mf_05_what_is_listed_again_or_said_twice_is_no_news() {
+    let mut gather = synced();
+    let again =
+        [(0, Heard::Init), (0, apply("a", "enabled", true)), (0, apply("b", "disabled", true)), (0, Heard::InitDone)];
+    assert_eq!(feed(&mut gather, again), ["+b"]);
+    assert!(feed(&mut gather, [(0, apply("b", "disabled", false))]).is_empty());
+    let gone = || (0, Heard::Delete(key("Namespace", "b")));
+    assert_eq!(feed(&mut gather, [gone(), gone()]), ["-b"]);
+}
+
+#[test]
+fn slices_that_are_listed_again_come_in_the_order_of_their_revisions() {
+    let mut gather = synced();
+    let list = [(1, Heard::Init), (1, slice("n1", 9)), (1, slice("n2", 7)), (1, slice("n3", 8)), (1, Heard::InitDone)];
+    assert_eq!(feed(&mut gather, list), ["slice 7", "slice 8", "slice 9"]);
+}
+
+#[test]
+fn a_bad_object_changes_nothing_and_is_told_until_it_is_good_or_gone() {
+    let mut gather = synced();
+    let bad = |name| (0, Heard::Apply { key: key("Namespace", name), listed: false, manifest: Err("wrong".into()) });
+    assert!(feed(&mut gather, [bad("a"), bad("new")]).is_empty());
+    assert_eq!(gather.refusals().len(), 2);
+    assert!(feed(&mut gather, [(0, apply("a", "enabled", false))]).is_empty());
+    let list =
+        [(0, Heard::Init), (0, apply("a", "enabled", true)), (0, apply("b", "enabled", true)), (0, Heard::InitDone)];
+    assert!(feed(&mut gather, list).is_empty());
+    assert!(gather.refusals().is_empty(), "{:?}", gather.refusals());
+}
+
+#[test]
+fn refusals_are_bounded() {
+    let mut gather = synced();
+    for number in 0..REFUSALS_MAX + 10 {
+        let key = key("Namespace", &format!("n{number}"));
+        gather.handle(0, Heard::Apply { key, listed: false, manifest: Err("wrong".into()) });
+    }
+    assert_eq!(gather.refusals().len(), REFUSALS_MAX);
+}

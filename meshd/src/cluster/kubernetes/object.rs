@@ -1,0 +1,138 @@
+//! The kinds that Weft reads and writes as the API server names them, and one untyped shape for all of them.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::core::{ApiResource, DynamicResourceScope};
+use plan::ObjectKey;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::convert;
+use super::super::parse::Name;
+
+/// A kind as the API server serves it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KindName {
+    pub(super) group: &'static str,
+    pub(super) version: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) plural: &'static str,
+    /// Somebody else's custom kind, which may not be installed.
+    pub(super) optional: bool,
+}
+
+const fn ours(kind: &'static str, plural: &'static str) -> KindName {
+    KindName { group: "weft.dev", version: "v1alpha1", kind, plural, optional: false }
+}
+
+const fn built_in(kind: &'static str, plural: &'static str) -> KindName {
+    KindName { group: "", version: "v1", kind, plural, optional: false }
+}
+
+pub(super) const MESH_NODE: KindName = ours("MeshNode", "meshnodes");
+pub(super) const MESH_ENDPOINT_SLICE: KindName = ours("MeshEndpointSlice", "meshendpointslices");
+pub(super) const MESH_TRUST: KindName = ours("MeshTrust", "meshtrusts");
+
+/// Everything that is watched.
+pub(super) const WATCHED: [KindName; 8] = [
+    built_in("Namespace", "namespaces"),
+    built_in("Node", "nodes"),
+    built_in("Pod", "pods"),
+    ours("PeerAuthentication", "peerauthentications"),
+    KindName {
+        group: "security.istio.io",
+        version: "v1",
+        optional: true,
+        ..ours("PeerAuthentication", "peerauthentications")
+    },
+    MESH_NODE,
+    MESH_ENDPOINT_SLICE,
+    MESH_TRUST,
+];
+
+impl KindName {
+    pub(super) fn resource(&self) -> ApiResource {
+        let (group, version) = (self.group.to_owned(), self.version.to_owned());
+        let api_version = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
+        let (kind, plural) = (self.kind.to_owned(), self.plural.to_owned());
+        ApiResource { group, version, api_version, kind, plural }
+    }
+
+    /// What an object of this kind is called in the view. A name with a slash can be nobody's own: Istio's policies
+    /// cannot be taken for ours of the same name.
+    pub(super) fn key(&self, object: &Raw) -> Option<ObjectKey> {
+        let metadata = &object.metadata;
+        let name = metadata.name.clone().unwrap_or_default();
+        let name = if self.optional { format!("{}/{name}", self.group) } else { name };
+        let namespace = metadata.namespace.clone().unwrap_or_default();
+        convert::key(&Name { kind: self.kind.to_owned(), namespace, name })
+    }
+}
+
+/// An object of any kind, as far as Weft looks into one.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Raw {
+    #[serde(default)]
+    pub(super) metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Value,
+}
+
+impl Raw {
+    /// As a manifest spells it.
+    pub(super) fn into_manifest(self) -> Value {
+        let metadata = &self.metadata;
+        let mut value = json!({"metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace.as_deref().unwrap_or_default(),
+            "uid": metadata.uid.as_deref().unwrap_or_default(),
+            "labels": metadata.labels,
+            "creationTimestamp": metadata.creation_timestamp,
+        }});
+        if let Value::Object(map) = &mut value {
+            for (name, part) in [("spec", self.spec), ("status", self.status)] {
+                if !part.is_null() {
+                    map.insert(name.to_owned(), part);
+                }
+            }
+        }
+        value
+    }
+}
+
+impl Resource for Raw {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        resource.kind.as_str().into()
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        resource.group.as_str().into()
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.version.as_str().into()
+    }
+
+    fn api_version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.api_version.as_str().into()
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        resource.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
