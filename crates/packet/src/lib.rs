@@ -1,9 +1,11 @@
 //! Packets as views over bytes: parse once, then getters that cannot fail.
 //!
 //! It holds no state, knows no socket and allocates nothing; hostile bytes give an error, never a panic. It is *not* a
-//! network stack: it reads what the mesh needs to route, to police and to show, and writes nothing but checksums.
+//! network stack: it reads what the mesh needs to route, to police and to show, and writes only what cutting a packet up
+//! and putting it together again takes.
 //!
-//! Three main types: [`IpPacket`], the header view; [`Flow`], the five-tuple; [`checksum::Sum`], the internet checksum.
+//! Its main types: [`IpPacket`], the header view; [`Flow`], the five-tuple; [`Segments`] and [`Run`], which cut super
+//! packets apart and join what follows each other; [`checksum::Sum`], the internet checksum.
 //!
 //! ```
 //! let bytes = [
@@ -17,8 +19,15 @@
 //! ```
 
 pub mod checksum;
+mod coalesce;
 pub mod flow;
 pub mod ip;
+mod offload;
+mod segment;
+mod write;
 
+pub use coalesce::{RUN_MAX, Run};
 pub use flow::{Flow, Ports};
 pub use ip::{Fragment, IpPacket, ParseError, Version};
+pub use offload::{Gso, OFFLOAD_HEADER, Offload};
+pub use segment::{SegmentError, Segments};
