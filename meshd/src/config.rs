@@ -1,10 +1,13 @@
 //! Flags and environment, checked as a whole; the only place where the daemon reads either.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use identity::{NodeName, TrustDomain};
+
+use crate::datapath::ClassPolicy;
 
 /// The Weft daemon. Run `meshd node` on every node and `meshd controller` once per cluster.
 #[derive(Debug, Parser)]
@@ -24,6 +27,10 @@ pub(crate) enum Command {
     Controller(ControllerConfig),
     /// Takes every rule, route, table and device of Weft away from this node; workloads then talk in clear text.
     Clean(CleanConfig),
+    /// The data path alone, between two fixed keys, without a cluster: for measuring it and to meet other WireGuard
+    /// programs.
+    #[command(hide = true)]
+    Tunnel(TunnelConfig),
 }
 
 /// What both programs are told.
@@ -80,6 +87,14 @@ pub(crate) struct NodeConfig {
     /// Name of the TUN device.
     #[arg(long, env = "WEFT_TUN", default_value = "mesh0", value_name = "LINK")]
     pub(crate) tun: String,
+    /// Use none of the kernel's segmentation offload: one packet a call, several times slower. To find out whether a
+    /// kernel or a network card gets it wrong.
+    #[arg(long, env = "WEFT_NO_OFFLOAD")]
+    pub(crate) no_offload: bool,
+    /// DSCP of the encrypted packets: 0 to 63 for all, or `inherit` for that of the packet inside, which the underlay
+    /// then sees. Congestion marks (ECN) are always carried over.
+    #[arg(long, env = "WEFT_DSCP", default_value = "0", value_name = "DSCP", value_parser = dscp)]
+    pub(crate) dscp: ClassPolicy,
 }
 
 /// `meshd clean`.
@@ -88,6 +103,41 @@ pub(crate) struct CleanConfig {
     /// Name of the TUN device.
     #[arg(long, env = "WEFT_TUN", default_value = "mesh0", value_name = "LINK")]
     pub(crate) tun: String,
+}
+
+/// `meshd tunnel`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TunnelConfig {
+    /// Name of the TUN device; made if it is not there.
+    #[arg(long, default_value = "mesh0", value_name = "LINK")]
+    pub(crate) tun: String,
+    /// File with our private key, as `wg genkey` makes it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: PathBuf,
+    /// The UDP port.
+    #[arg(long, default_value_t = 51840, value_name = "PORT")]
+    pub(crate) listen_port: u16,
+    /// An address on our side; several are allowed.
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Vec<IpAddr>,
+    /// The peer's public key, as `wg pubkey` makes it.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) peer_key: String,
+    /// An address on the peer's side; several are allowed.
+    #[arg(long, value_name = "IP")]
+    pub(crate) peer_address: Vec<IpAddr>,
+    /// Where the peer is; it may also come to us.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// As many peers more that never speak.
+    #[arg(long, default_value_t = 0, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=65_535))]
+    pub(crate) idle_peers: u32,
+    /// As of `meshd node`.
+    #[arg(long)]
+    pub(crate) no_offload: bool,
+    /// As of `meshd node`.
+    #[arg(long, default_value = "0", value_name = "DSCP", value_parser = dscp)]
+    pub(crate) dscp: ClassPolicy,
 }
 
 /// `meshd controller`.
@@ -104,6 +154,14 @@ pub(crate) struct ControllerConfig {
     /// Where controller.sock is, for meshctl.
     #[arg(long, env = "WEFT_RUN_DIR", default_value = "/run/weft", value_name = "DIR")]
     pub(crate) run_dir: PathBuf,
+}
+
+fn dscp(text: &str) -> Result<ClassPolicy, String> {
+    match text.parse() {
+        _ if text == "inherit" => Ok(ClassPolicy::Inherit),
+        Ok(dscp) if dscp < 64 => Ok(ClassPolicy::Fixed(dscp)),
+        _ => Err(format!("`{text}` is no DSCP: 0 to 63, or inherit")),
+    }
 }
 
 fn node_name(text: &str) -> Result<NodeName, String> {

@@ -9,6 +9,7 @@ mod kernel;
 mod line_socket;
 mod node;
 mod store;
+mod tunnel;
 
 use clap::Parser;
 use config::{Cli, Command};
@@ -18,6 +19,7 @@ fn main() -> std::process::ExitCode {
         Command::Node(config) => app::run_node(config),
         Command::Controller(config) => app::run_controller(config),
         Command::Clean(config) => app::run_clean(&config),
+        Command::Tunnel(config) => tunnel::run(&config),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -64,6 +64,27 @@ impl Fault {
     }
 }
 
+/// Why the kernel did not take several datagrams with one call, where each alone may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BatchRefusal {
+    /// The link cannot: no checksum offload, a transformation on the way (`EIO` of udp_send_skb() in net/ipv4/udp.c).
+    Link,
+    /// A datagram is longer than the path (`EINVAL`, since Linux 6.9 `EMSGSIZE`, of the same function).
+    Path,
+}
+
+impl BatchRefusal {
+    /// Sorts an error of [`crate::udp::Udp::send`]; `None` when it is another matter.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match Errno::from_io_error(error)? {
+            Errno::IO | Errno::OPNOTSUPP => Some(Self::Link),
+            Errno::INVAL | Errno::MSGSIZE => Some(Self::Path),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())

@@ -1,6 +1,7 @@
-//! Opens a persistent multi-queue TUN device; reads and writes its packets.
+//! Opens a persistent multi-queue TUN device; reads and writes its packets and super packets.
 
 use std::ffi::c_char;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::{fmt, io};
 
@@ -10,13 +11,20 @@ use rustix::io::Errno;
 /// The door to all TUN devices (Documentation/networking/tuntap.rst).
 const DOOR: &str = "/dev/net/tun";
 
-/// One packet a read, without the four bytes of `tun_pi`; several readers of one device. The virtio header for
-/// segmentation offload will be one more flag here, and a device made without it can be opened with it.
-const FLAGS: libc::c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE;
+/// One packet a read, without the four bytes of `tun_pi` and with a `struct virtio_net_hdr`; several readers of one
+/// device. A device made without the header can be opened with it.
+const FLAGS: libc::c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_HDR;
 
-/// The longest packet there is; a buffer of this size never cuts one short. RFC 791 §3.1: total length of 16 bits. A
-/// jumbogram (RFC 2675) never comes out of a TUN device.
-pub const PACKET_BYTES_MAX: usize = 65_535;
+/// `TUN_F_USO4` and `TUN_F_USO6` of linux/if_tun.h (Linux 6.2).
+const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
+const TUN_F_TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+
+/// Length in bytes of the header in front of each packet (`struct virtio_net_hdr`, the default of `TUNSETVNETHDRSZ`).
+pub const HEADER_BYTES: usize = 10;
+
+/// The longest packet there is, with its header; a buffer of this size never cuts one short. RFC 8200 §3: 40 bytes and a
+/// payload length of 16 bits. A jumbogram (RFC 2675) never comes out of a TUN device.
+pub const PACKET_BYTES_MAX: usize = HEADER_BYTES + 40 + 65_535;
 
 /// One queue of a TUN device.
 ///
@@ -25,6 +33,30 @@ pub const PACKET_BYTES_MAX: usize = 65_535;
 #[derive(Debug)]
 pub struct Tun {
     queue: OwnedFd,
+}
+
+/// What the kernel leaves to whoever reads the device. Each includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TunOffload {
+    /// Nothing: every packet is finished.
+    #[default]
+    None,
+    /// Completing checksums and cutting TCP.
+    Tcp,
+    /// Cutting UDP, too.
+    Udp,
+}
+
+impl TunOffload {
+    /// A stable name.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tcp => "tcp",
+            Self::Udp => "tcp and udp",
+        }
+    }
 }
 
 /// Why there is no TUN device.
@@ -115,8 +147,10 @@ pub fn probe() -> Result<(), TunError> {
     if answer < 0 {
         return Err(TunError::Door { source: io::Error::last_os_error() });
     }
-    if features & libc::IFF_MULTI_QUEUE.cast_unsigned() == 0 {
-        return Err(TunError::Feature { feature: "multi-queue" });
+    for (flag, feature) in [(libc::IFF_MULTI_QUEUE, "multi-queue"), (libc::IFF_VNET_HDR, "virtio header")] {
+        if features & flag.cast_unsigned() == 0 {
+            return Err(TunError::Feature { feature });
+        }
     }
     Ok(())
 }
@@ -147,8 +181,30 @@ impl Tun {
         Ok(Self { queue })
     }
 
-    /// Reads one packet that was routed to the device, `None` when there is none now. Never blocks. What does not fit
-    /// into `packet` is cut off: give it [`PACKET_BYTES_MAX`].
+    /// Asks the kernel to leave as much as it can and as `wanted` says to whoever reads the device; says what it does.
+    pub fn set_offload(&self, wanted: TunOffload) -> TunOffload {
+        let all = [
+            (TunOffload::Udp, libc::TUN_F_CSUM | TUN_F_TSO | TUN_F_USO),
+            (TunOffload::Tcp, libc::TUN_F_CSUM | TUN_F_TSO),
+        ];
+        for (offload, flags) in all.into_iter().filter(|(offload, _)| *offload <= wanted) {
+            if self.offload(flags) {
+                return offload;
+            }
+        }
+        // never refused; and what a device of an earlier process was left with is taken back
+        self.offload(0);
+        TunOffload::None
+    }
+
+    fn offload(&self, flags: libc::c_uint) -> bool {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        let answer = unsafe { libc::ioctl(self.queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
+        answer >= 0
+    }
+
+    /// Reads one packet that was routed to the device, behind its header of [`HEADER_BYTES`]; `None` when there is none
+    /// now. Never blocks. What does not fit into `packet` is cut off: give it [`PACKET_BYTES_MAX`].
     ///
     /// # Errors
     /// [`crate::fault::Fault::Gone`] once the device was deleted.
@@ -163,14 +219,15 @@ impl Tun {
         }
     }
 
-    /// Hands one IP packet to the kernel as if it had come in by this device. Never blocks.
+    /// Hands one IP packet to the kernel as if it had come in by this device: its header of [`HEADER_BYTES`] and itself,
+    /// in as many parts as the caller likes up to 1,024. Never blocks.
     ///
     /// # Errors
     /// Sorted by [`crate::fault::Fault`]: `Down` while the link is down, `Gone` once it was deleted, `Full` when the
-    /// kernel has no memory, `Other` when it is no IP packet.
-    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
+    /// kernel has no memory, `Other` when it is no IP packet or the kernel does not believe the header.
+    pub fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         loop {
-            match rustix::io::write(&self.queue, packet) {
+            match rustix::io::writev(&self.queue, parts) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),

@@ -1,26 +1,38 @@
-//! One UDP port on both IP families: batched receiving with GRO, and replies from the address that was addressed.
+//! One UDP port on both IP families: batched receiving with GRO, sending with GSO, and replies from the address that was
+//! addressed.
 //!
-//! A thin coat over quinn-udp, which knows the control messages. What is ours: the two sockets of one port, the mark,
-//! the buffers, fragmentation, and falling over to another source address when a remembered one is gone.
+//! Receiving is a thin coat over quinn-udp, which knows the control messages. What is ours: the two sockets of one port,
+//! the mark, the buffers, fragmentation, sending with a traffic class, and falling over to another source address when a
+//! remembered one is gone.
 //!
 //! Fragmentation of the outer packets is allowed in both families, as kernel WireGuard does: the device's MTU leaves
 //! room for the outer headers on this host's underlay, so a fragment is made only where a path further on is narrower,
 //! and there it beats a black hole.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::{array, fmt};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn_udp::{RecvMeta, UdpSocketState};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, Socket, Type};
+
+mod control;
+
+use control::Control;
 
 /// Size of the kernel's receive and send buffers that is asked for, for each socket: about 2,700 full packets, a
 /// quarter of a second at 1 Gbit/s. Beyond `net.core.rmem_max` it takes CAP_NET_ADMIN, which a marked socket needs
 /// anyway.
 pub const BUFFER_BYTES: usize = 4 << 20;
+
+/// Datagrams that one send call may carry: `UDP_MAX_SEGMENTS` of linux/udp.h before Linux 6.9.
+pub const SEGMENTS_MAX: usize = 64;
+
+/// Bytes that one send call may carry: what an IPv4 packet holds beside its own header and UDP's.
+pub const SEND_BYTES_MAX: usize = 65_535 - 20 - 8;
 
 /// Messages that one receive call may fill. With GRO each can hold 64 datagrams of one sender.
 pub const MESSAGES_MAX: usize = 8;
@@ -125,6 +137,21 @@ pub struct Udp {
     port: u16,
 }
 
+/// Datagrams to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit<'a> {
+    /// Where to.
+    pub to: SocketAddr,
+    /// From which of our addresses, if there is a preference. One of the other family is no preference.
+    pub from: Option<IpAddr>,
+    /// Traffic class: six bits of DSCP, two of ECN.
+    pub class: u8,
+    /// One datagram after the other, at most [`SEGMENTS_MAX`] and [`SEND_BYTES_MAX`].
+    pub datagrams: &'a [u8],
+    /// Length of each but the last, which may be shorter; as long as `datagrams` or longer for a single one.
+    pub segment_bytes: usize,
+}
+
 /// How a datagram left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -206,29 +233,35 @@ impl Udp {
         }
     }
 
-    /// Sends one datagram to `to`, from the local address `from` if there is a preference. When that address is not
-    /// ours any more the kernel chooses, and [`Sent::SourceGone`] says that `from` should be forgotten. Never blocks.
+    /// Whether many datagrams can go with one call (`UDP_SEGMENT`, Linux 4.18). That the kernel knows the option does not
+    /// say that every link can: see the errors of [`send`](Self::send).
+    #[must_use]
+    pub fn has_gso(&self, family: Family) -> bool {
+        // setting it to 0 is how it is
+        self.half(family).is_some_and(|half| set_option(&half.socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok())
+    }
+
+    /// Whether the kernel gives many datagrams of one sender with one call (`UDP_GRO`, Linux 5.0).
+    #[must_use]
+    pub fn has_gro(&self, family: Family) -> bool {
+        self.half(family).is_some_and(|half| half.state.gro_segments() > 1)
+    }
+
+    /// Sends datagrams, from the local address `from` if there is a preference. When that address is not ours any more
+    /// the kernel chooses, and [`Sent::SourceGone`] says that `from` should be forgotten. Never blocks.
     ///
     /// # Errors
     /// Sorted by [`crate::fault::Fault`]: `Full`, `TooBig`, `Unreachable` (also for a family that the host lacks),
-    /// `Forbidden`, `Other`. None of them breaks the socket.
-    pub fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) -> io::Result<Sent> {
-        let family = Family::of(to.ip());
-        let half = match family {
-            Family::V4 => self.v4.as_mut(),
-            Family::V6 => self.v6.as_mut(),
-        };
-        let half = half.ok_or_else(|| io::Error::from(Errno::NETUNREACH))?;
-        let from = from.filter(|from| Family::of(*from) == family);
-        let mut transmit =
-            Transmit { destination: to, ecn: None, contents: datagram, segment_size: None, src_ip: from };
-        match half.state.try_send((&half.socket).into(), &transmit) {
+    /// `Forbidden`, `Other`. None of them breaks the socket. Several datagrams may be refused where each alone would
+    /// pass: `EIO` by a link that cannot checksum, `EINVAL` or `EMSGSIZE` where one is longer than the path.
+    pub fn send(&self, transmit: &Transmit<'_>) -> io::Result<Sent> {
+        let family = Family::of(transmit.to.ip());
+        let half = self.half(family).ok_or_else(|| io::Error::from(Errno::NETUNREACH))?;
+        let from = transmit.from.filter(|from| Family::of(*from) == family);
+        match half.send(transmit, family, from) {
             Ok(()) => Ok(Sent::AsAsked),
             Err(error) if from.is_some() && is_source_gone(&error) => {
-                // quinn-udp takes EINVAL for an old kernel and gives up ECN and GSO for good: start it afresh
-                half.state = half.fresh_state()?;
-                transmit.src_ip = None;
-                half.state.try_send((&half.socket).into(), &transmit)?;
+                half.send(transmit, family, None)?;
                 Ok(Sent::SourceGone)
             }
             Err(error) => Err(error),
@@ -279,12 +312,24 @@ impl Half {
         Ok(Some(Self { socket, state }))
     }
 
-    fn family(&self) -> io::Result<Family> {
-        Ok(if self.socket.local_addr()?.is_ipv4() { Family::V4 } else { Family::V6 })
-    }
-
-    fn fresh_state(&self) -> io::Result<UdpSocketState> {
-        state_of(&self.socket, self.family()?).map_err(io::Error::other)
+    fn send(&self, transmit: &Transmit<'_>, family: Family, from: Option<IpAddr>) -> io::Result<()> {
+        let mut control = Control::new();
+        control.put_class(family, transmit.class);
+        if let Some(from) = from {
+            control.put_source(from);
+        }
+        if transmit.datagrams.len() > transmit.segment_bytes {
+            control.put_segment_bytes(transmit.segment_bytes);
+        }
+        let (to, buffers) = (transmit.to.into(), [IoSlice::new(transmit.datagrams)]);
+        let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers).with_control(control.bytes());
+        loop {
+            match self.socket.sendmsg(&message, libc::MSG_DONTWAIT) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn port(&self, family: Family) -> Result<u16, UdpError> {
@@ -314,12 +359,13 @@ fn state_of(socket: &Socket, family: Family) -> Result<UdpSocketState, UdpError>
 
 /// Takes back what quinn-udp sets beside path MTU discovery.
 fn allow_local_fragments_v6(socket: &Socket) -> io::Result<()> {
-    let off: libc::c_int = 0;
-    let length = size_of_val(&off) as libc::socklen_t;
-    // SAFETY: the pointer and the length are those of one c_int, which this option is and the kernel only reads.
-    let answer = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, (&raw const off).cast(), length)
-    };
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)
+}
+
+fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of one c_int, which the options above are and the kernel only reads.
+    let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -340,14 +386,18 @@ pub struct Batch {
     filled: usize,
 }
 
-/// A datagram in a [`Batch`].
+/// A message in a [`Batch`]: one datagram, or several of one sender that the kernel merged.
 #[derive(Debug)]
-pub struct Datagram<'a> {
+pub struct Message<'a> {
     /// Who sent it.
     pub from: SocketAddr,
     /// Which of our addresses it was sent to, unless the kernel did not say.
     pub to: Option<IpAddr>,
-    /// Its contents.
+    /// The two bits of ECN that it arrived with.
+    pub ecn: u8,
+    /// Length of each datagram but the last, which may be shorter. At least 1.
+    pub stride: usize,
+    /// One datagram after the other.
     pub bytes: &'a mut [u8],
 }
 
@@ -363,10 +413,13 @@ impl Batch {
     }
 
     /// What the last [`Udp::recv`] found, in order of arrival.
-    pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
-        self.buffers.iter_mut().zip(&self.metas).take(self.filled).flat_map(|(buffer, meta)| {
-            let bytes = buffer.get_mut(..meta.len).unwrap_or_default();
-            bytes.chunks_mut(meta.stride.max(1)).map(|bytes| Datagram { from: meta.addr, to: meta.dst_ip, bytes })
+    pub fn messages(&mut self) -> impl Iterator<Item = Message<'_>> {
+        self.buffers.iter_mut().zip(&self.metas).take(self.filled).map(|(buffer, meta)| Message {
+            from: meta.addr,
+            to: meta.dst_ip,
+            ecn: meta.ecn.map_or(0, |ecn| ecn as u8),
+            stride: meta.stride.max(1),
+            bytes: buffer.get_mut(..meta.len).unwrap_or_default(),
         })
     }
 }

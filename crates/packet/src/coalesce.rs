@@ -75,6 +75,12 @@ impl Run {
         self.total
     }
 
+    /// Whether it is of datagrams.
+    #[must_use]
+    pub fn is_udp(&self) -> bool {
+        self.shape.is_some_and(|shape| shape.protocol == protocol::UDP)
+    }
+
     /// Joins `packet` if it follows, and says where its payload begins: what goes into the super packet. `None`: it does
     /// not follow, and begins a run of its own. `first` is what the run began with.
     pub fn join(&mut self, first: &[u8], packet: &[u8]) -> Option<usize> {

@@ -20,6 +20,7 @@
 
 pub mod checksum;
 mod coalesce;
+pub mod ecn;
 pub mod flow;
 pub mod ip;
 mod offload;

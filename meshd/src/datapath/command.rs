@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use identity::SpiffeId;
-use linux::tun::TunError;
+use linux::tun::{TunError, TunOffload};
 use plan::PeerName;
 use tokio::sync::oneshot;
 use wg::{LocalConfig, Occupancy, PeerConfig};
@@ -58,6 +58,44 @@ pub(crate) struct Snapshot {
     pub(crate) occupancy: Occupancy,
     /// Whether the TUN device is open.
     pub(crate) has_tun: bool,
+    /// What goes in batches.
+    pub(crate) offloads: Offloads,
+}
+
+/// What the kernel and we leave to each other right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offloads {
+    /// What the TUN device gives unfinished, to be cut here.
+    pub(crate) left_to_us: TunOffload,
+    /// What it is given joined.
+    pub(crate) left_to_kernel: TunOffload,
+    /// Whether many datagrams go, and come, with one call over IPv4.
+    pub(crate) v4: (bool, bool),
+    /// The same over IPv6.
+    pub(crate) v6: (bool, bool),
+}
+
+impl Offloads {
+    /// In words, for people.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for (what, offload) in [("tun read", self.left_to_us), ("tun write", self.left_to_kernel)] {
+            if offload > TunOffload::None {
+                words.push(format!("{what}: {}", offload.label()));
+            }
+        }
+        for (what, is_on) in [
+            ("udp send over IPv4", self.v4.0),
+            ("udp receive over IPv4", self.v4.1),
+            ("udp send over IPv6", self.v6.0),
+            ("udp receive over IPv6", self.v6.1),
+        ] {
+            if is_on {
+                words.push(what.to_owned());
+            }
+        }
+        words
+    }
 }
 
 /// One session: [`wg::SessionInfo`], owned.

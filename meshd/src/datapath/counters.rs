@@ -13,10 +13,10 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// One packet of `length` bytes passed.
-    pub(super) fn count(&self, length: usize) {
-        self.packets.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(length as u64, Ordering::Relaxed);
+    /// So many packets passed, of so many bytes together.
+    pub(super) fn add(&self, packets: usize, bytes: usize) {
+        self.packets.fetch_add(packets as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Packets and bytes so far.
@@ -48,7 +48,12 @@ pub(crate) struct Counters {
     tun: [AtomicU64; Fault::ALL.len()],
     udp: [AtomicU64; Fault::ALL.len()],
     events_lost: AtomicU64,
+    fallbacks: AtomicU64,
+    congested: AtomicU64,
 }
+
+/// Label of packets that met congestion and whose senders do not know of congestion marks (RFC 6040 §4.2).
+const CONGESTED: &str = "congested";
 
 impl Counters {
     /// Every reason with its count, those that never happened included. Labels are stable and unique.
@@ -56,7 +61,8 @@ impl Counters {
         let engine = DropReason::ALL.into_iter().map(DropReason::as_str).zip(&self.engine);
         let tun = TUN_LABELS.into_iter().zip(&self.tun);
         let udp = UDP_LABELS.into_iter().zip(&self.udp);
-        engine.chain(tun).chain(udp).map(|(label, count)| (label, count.load(Ordering::Relaxed)))
+        let own = std::iter::once((CONGESTED, &self.congested));
+        engine.chain(tun).chain(udp).chain(own).map(|(label, count)| (label, count.load(Ordering::Relaxed)))
     }
 
     /// Events that control did not read in time.
@@ -64,12 +70,25 @@ impl Counters {
         self.events_lost.load(Ordering::Relaxed)
     }
 
-    pub(super) fn tun_fault(&self, fault: Fault) {
-        add(&self.tun, fault as usize);
+    /// How often a batch was refused and its packets went singly.
+    pub(crate) fn fallbacks(&self) -> u64 {
+        self.fallbacks.load(Ordering::Relaxed)
     }
 
-    pub(super) fn udp_fault(&self, fault: Fault) {
-        add(&self.udp, fault as usize);
+    pub(super) fn fell_back(&self) {
+        self.fallbacks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn congested(&self) {
+        self.congested.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn tun_fault(&self, fault: Fault) {
+        add(&self.tun, fault as usize, 1);
+    }
+
+    pub(super) fn udp_faults(&self, fault: Fault, count: usize) {
+        add(&self.udp, fault as usize, count);
     }
 
     pub(super) fn event_lost(&self) {
@@ -84,9 +103,9 @@ impl Counters {
     }
 }
 
-fn add(counts: &[AtomicU64], at: usize) {
+fn add(counts: &[AtomicU64], at: usize, by: usize) {
     if let Some(count) = counts.get(at) {
-        count.fetch_add(1, Ordering::Relaxed);
+        count.fetch_add(by as u64, Ordering::Relaxed);
     }
 }
 
@@ -102,7 +121,7 @@ mod tests {
         assert_eq!(labels.iter().collect::<BTreeSet<_>>().len(), labels.len(), "labels are unique");
         for fault in Fault::ALL {
             counters.tun_fault(fault);
-            counters.udp_fault(fault);
+            counters.udp_faults(fault, 1);
             for door in ["tun", "udp"] {
                 let label = format!("{door}_{fault}");
                 assert!(counters.drops().any(|(shown, count)| shown == label && count == 1), "{label}");

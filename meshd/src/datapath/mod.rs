@@ -6,7 +6,10 @@
 
 mod command;
 mod counters;
+mod inbound;
 mod inner;
+mod outbound;
+mod outbox;
 mod outer;
 mod source;
 mod worker;
@@ -21,15 +24,18 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use linux::poll::Waker;
+use linux::tun::TunOffload;
 use linux::udp::Udp;
 use ring::rand::SecureRandom as _;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use command::{Command, Event, SessionSnapshot, Snapshot};
 pub(crate) use counters::Counters;
+pub(crate) use outbound::ClassPolicy;
 
 use command::{COMMANDS_MAX, EVENTS_MAX};
 use inner::Inner;
+use outbound::Outbound;
 use outer::Outer;
 use worker::Worker;
 
@@ -42,8 +48,12 @@ pub(crate) struct Config {
     pub(crate) port: u16,
     /// `SO_MARK` of outer packets, so that no rule of ours routes them into the TUN again; 0 for none.
     pub(crate) mark: u32,
-    /// The MTU of the TUN device in bytes, which padding must not exceed.
+    /// The longest inner packet in bytes that the underlay carries, which padding must not exceed.
     pub(crate) mtu: usize,
+    /// Whether to use what the kernel has of segmentation offload.
+    pub(crate) offload: bool,
+    /// Traffic class of the outer packets.
+    pub(crate) class: ClassPolicy,
 }
 
 /// The data thread as control sees it. Dropping it stops the thread and waits for it; the device stays.
@@ -62,7 +72,8 @@ pub(crate) struct Handle {
 /// Events come by the receiver; they are dropped and counted while it is full.
 pub(crate) fn spawn(config: &Config) -> anyhow::Result<(Handle, mpsc::Receiver<Event>)> {
     let counters = Arc::new(Counters::default());
-    let inner = Inner::open(&config.tun, Arc::clone(&counters)).context("cannot open the mesh's TUN device")?;
+    let wanted = if config.offload { TunOffload::Udp } else { TunOffload::None };
+    let inner = Inner::open(&config.tun, wanted, Arc::clone(&counters)).context("cannot open the mesh's TUN device")?;
     let udp = Udp::bind(config.port, config.mark).context("cannot open the mesh's UDP port")?;
     let port = udp.port();
     let mut seed = [0; 32];
@@ -74,7 +85,9 @@ pub(crate) fn spawn(config: &Config) -> anyhow::Result<(Handle, mpsc::Receiver<E
     let waker = Waker::new().context("cannot make the data thread's waker")?;
     let (commands, receiver) = sync_channel(COMMANDS_MAX);
     let (events, told) = mpsc::channel(EVENTS_MAX);
-    let worker = Worker::new(engine, inner, Outer::new(udp, Arc::clone(&counters)), receiver, waker.clone(), events);
+    let outer = Outer::new(udp, config.offload, Arc::clone(&counters), Instant::now());
+    let outbound = Outbound::new(config.mtu, config.class, Arc::clone(&counters));
+    let worker = Worker::new(engine, (inner, outer), outbound, receiver, waker.clone(), events);
     let thread = thread::Builder::new()
         .name("mesh-data".to_owned())
         .spawn(move || worker.run())

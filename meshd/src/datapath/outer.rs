@@ -1,19 +1,25 @@
 //! The door to the underlay: the UDP port, what is sent by it and from which of our addresses.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use linux::fault::Fault;
-use linux::udp::{Batch, Family, Sent, Udp};
+use linux::fault::{BatchRefusal, Fault};
+use linux::udp::{Batch, Family, Sent, Transmit, Udp};
 
 use super::counters::Counters;
+use super::outbox::Heading;
 use super::source::Sources;
 
 /// How long a socket rests that is said to be readable and cannot be read, so that it is not asked for ever. Decision
 /// 0007.
 pub(super) const READ_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long datagrams of a family go singly after a link has refused a batch of them for what it is (`EIO`): links come
+/// and go, and are asked again.
+const BATCH_PAUSE: Duration = Duration::from_secs(60);
 
 /// The UDP port.
 pub(super) struct Outer {
@@ -22,21 +28,43 @@ pub(super) struct Outer {
     counters: Arc<Counters>,
     /// Until when a family rests, IPv4 first.
     resting: [Option<Instant>; 2],
+    /// Until when datagrams of a family go singly, IPv4 first; `None` while they go in batches.
+    singly: [Option<Instant>; 2],
+    /// Whether the kernel can at all.
+    has_gso: [bool; 2],
+    /// The present turn.
+    now: Instant,
+}
+
+fn at(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }
 }
 
 impl Outer {
-    pub(super) fn new(udp: Udp, counters: Arc<Counters>) -> Self {
-        Self { udp, sources: Sources::default(), counters, resting: [None; 2] }
+    pub(super) fn new(udp: Udp, wants_batches: bool, counters: Arc<Counters>, now: Instant) -> Self {
+        let has_gso = [Family::V4, Family::V6].map(|family| wants_batches && udp.has_gso(family));
+        Self { udp, sources: Sources::default(), counters, resting: [None; 2], singly: [None; 2], has_gso, now }
+    }
+
+    /// Whether many datagrams go, and come, with one call: of IPv4, and of IPv6.
+    pub(super) fn offloads(&self) -> [(bool, bool); 2] {
+        [Family::V4, Family::V6].map(|family| (self.sends_batches(family), self.udp.has_gro(family)))
+    }
+
+    fn sends_batches(&self, family: Family) -> bool {
+        let ([gso_v4, gso_v6], [singly_v4, singly_v6]) = (self.has_gso, self.singly);
+        match family {
+            Family::V4 => gso_v4 && singly_v4.is_none(),
+            Family::V6 => gso_v6 && singly_v6.is_none(),
+        }
     }
 
     /// What to wait on for one family; nothing while it rests.
     pub(super) fn source(&self, family: Family) -> Option<BorrowedFd<'_>> {
-        let [v4, v6] = self.resting;
-        let resting = match family {
-            Family::V4 => v4,
-            Family::V6 => v6,
-        };
-        if resting.is_some() { None } else { self.udp.source(family) }
+        if self.resting.get(at(family)).is_some_and(Option::is_some) { None } else { self.udp.source(family) }
     }
 
     /// When the first rest ends.
@@ -46,8 +74,9 @@ impl Outer {
 
     /// Ends the rests that are over.
     pub(super) fn wake_up(&mut self, now: Instant) {
-        for resting in &mut self.resting {
-            resting.take_if(|end| *end <= now);
+        self.now = now;
+        for pause in self.resting.iter_mut().chain(&mut self.singly) {
+            pause.take_if(|end| *end <= now);
         }
     }
 
@@ -56,12 +85,10 @@ impl Outer {
         match self.udp.recv(family, batch) {
             Ok(any) => any,
             Err(error) => {
-                self.counters.udp_fault(Fault::of(&error));
-                let [v4, v6] = &mut self.resting;
-                *match family {
-                    Family::V4 => v4,
-                    Family::V6 => v6,
-                } = Some(now + READ_PAUSE);
+                self.counters.udp_faults(Fault::of(&error), 1);
+                if let Some(resting) = self.resting.get_mut(at(family)) {
+                    *resting = Some(now + READ_PAUSE);
+                }
                 false
             }
         }
@@ -74,24 +101,74 @@ impl Outer {
         }
     }
 
-    /// Sends one datagram from the address that `to` knows us by. `answers` is the datagram that is being answered, for
-    /// whose sender nothing may be known yet.
-    pub(super) fn send(&mut self, to: SocketAddr, datagram: &[u8], answers: Option<(SocketAddr, IpAddr)>) {
+    /// The longest inner packet in bytes that the path to `to` is known to carry; `None`: nothing is known.
+    pub(super) fn limit(&self, _to: SocketAddr) -> Option<usize> {
+        None
+    }
+
+    /// Sends `count` datagrams from the address that their receiver knows us by. `answers` is the datagram that is being
+    /// answered, for whose sender nothing may be known yet.
+    pub(super) fn send(
+        &mut self,
+        heading: Heading,
+        datagrams: &[u8],
+        count: usize,
+        answers: Option<(SocketAddr, IpAddr)>,
+    ) {
+        let Heading { to, class, length } = heading;
         let addressed = answers.and_then(|(from, ours)| (from == to).then_some(ours));
-        let source = self.sources.of(to).or(addressed);
-        match self.udp.send(to, source, datagram) {
-            Ok(sent) => {
-                self.counters.udp_sent.count(datagram.len());
-                if sent == Sent::SourceGone {
-                    self.sources.forget(to);
-                }
+        let from = self.sources.of(to).or(addressed);
+        let transmit = Transmit { to, from, class, datagrams, segment_bytes: length };
+        let family = Family::of(to.ip());
+        if count > 1 {
+            if !self.sends_batches(family) {
+                return self.send_singly(&transmit);
             }
-            Err(error) => self.counters.udp_fault(Fault::of(&error)),
+            match self.udp.send(&transmit) {
+                Err(error) if let Some(refusal) = BatchRefusal::of(&error) => {
+                    self.fall_back(family, refusal, &error);
+                    self.send_singly(&transmit);
+                }
+                result => self.sent(&transmit, count, result),
+            }
+        } else {
+            let result = self.udp.send(&transmit);
+            self.sent(&transmit, 1, result);
         }
     }
 
-    /// Counts a datagram that has arrived.
-    pub(super) fn count_received(&self, length: usize) {
-        self.counters.udp_received.count(length);
+    fn send_singly(&mut self, transmit: &Transmit<'_>) {
+        for datagram in transmit.datagrams.chunks(transmit.segment_bytes.max(1)) {
+            let single = Transmit { datagrams: datagram, ..*transmit };
+            let result = self.udp.send(&single);
+            self.sent(&single, 1, result);
+        }
+    }
+
+    fn sent(&mut self, transmit: &Transmit<'_>, count: usize, result: io::Result<Sent>) {
+        match result {
+            Ok(sent) => {
+                self.counters.udp_sent.add(count, transmit.datagrams.len());
+                if sent == Sent::SourceGone {
+                    self.sources.forget(transmit.to);
+                }
+            }
+            Err(error) => self.counters.udp_faults(Fault::of(&error), count),
+        }
+    }
+
+    fn fall_back(&mut self, family: Family, refusal: BatchRefusal, error: &io::Error) {
+        self.counters.fell_back();
+        if refusal == BatchRefusal::Link {
+            if let Some(singly) = self.singly.get_mut(at(family)) {
+                *singly = Some(self.now + BATCH_PAUSE);
+            }
+            tracing::warn!(%family, %error, "The underlay's link refuses batches of datagrams: they go singly for a while");
+        }
+    }
+
+    /// Counts datagrams that have arrived.
+    pub(super) fn count_received(&self, count: usize, bytes: usize) {
+        self.counters.udp_received.add(count, bytes);
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::Receiver;
 use wg::{LocalConfig, LocalKey, PeerConfig};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use super::{Command, Config, Event, Handle, SessionSnapshot, Snapshot, spawn};
+use super::{ClassPolicy, Command, Config, Event, Handle, SessionSnapshot, Snapshot, spawn};
 use underlay::{Capture, contains, ip, two_nodes, udp_payloads};
 
 /// The UDP port of every test's engines; each test has its own namespaces.
@@ -37,7 +37,14 @@ struct Node {
 
 impl Node {
     fn start(netns: Netns, n: u8) -> Self {
-        let config = Config { tun: "mesh0".to_owned(), port: PORT, mark: 0, mtu: 1420 };
+        let config = Config {
+            tun: "mesh0".to_owned(),
+            port: PORT,
+            mark: 0,
+            mtu: 1420,
+            offload: true,
+            class: ClassPolicy::Fixed(0),
+        };
         let (handle, events) = netns.within(|| spawn(&config)).unwrap().unwrap();
         ip(&netns, &format!("addr add 10.0.{n}.1/32 dev lo"));
         ip(&netns, &format!("addr add fd00:{n}::1/128 dev lo nodad"));
@@ -187,7 +194,8 @@ fn f1_two_nodes_talk_and_the_wire_sees_ciphertext_only() {
         assert!(!frames.iter().any(|frame| contains(frame, &MARKER[..])), "clear text on the wire");
         let messages = udp_payloads(&frames, PORT);
         let data = messages.iter().filter(|message| message[0] == 4).count();
-        assert!(data >= 20, "only {data} data messages of {} frames", frames.len());
+        // fragments of one packet leave as one batch, which the wire here shows as one frame
+        assert!(data >= 16, "only {data} data messages of {} frames", frames.len());
         assert!(messages.iter().all(|message| (1..=4).contains(&message[0])), "only WireGuard's four messages");
 
         let session = established(&a.snapshot()).remove(0);
@@ -240,7 +248,14 @@ fn a_greeting_makes_a_session_without_a_packet() {
 #[test]
 fn the_kernel_may_choose_the_port_and_control_the_mtu() {
     let netns = Netns::create().unwrap();
-    let config = Config { tun: "mesh0".to_owned(), port: 0, mark: 0x0200_0000, mtu: 1420 };
+    let config = Config {
+        tun: "mesh0".to_owned(),
+        port: 0,
+        mark: 0x0200_0000,
+        mtu: 1420,
+        offload: true,
+        class: ClassPolicy::Fixed(0),
+    };
     let (handle, _events) = netns.within(|| spawn(&config)).unwrap().unwrap();
     assert_ne!(handle.port(), 0);
     handle.send(Command::SetMtu(8_920)).unwrap();
@@ -251,7 +266,14 @@ fn the_kernel_may_choose_the_port_and_control_the_mtu() {
 #[test]
 fn what_cannot_be_opened_is_named() {
     let netns = Netns::create().unwrap();
-    let config = |tun: &str, port| Config { tun: tun.to_owned(), port, mark: 0, mtu: 1420 };
+    let config = |tun: &str, port| Config {
+        tun: tun.to_owned(),
+        port,
+        mark: 0,
+        mtu: 1420,
+        offload: true,
+        class: ClassPolicy::Fixed(0),
+    };
     let (first, _events) = netns.within(|| spawn(&config("mesh0", 0))).unwrap().unwrap();
     let taken = netns.within(|| spawn(&config("mesh1", first.port()))).unwrap().unwrap_err();
     assert!(format!("{taken:#}").contains(&first.port().to_string()), "{taken:#}");
@@ -283,7 +305,8 @@ fn kill_and_restart_find_the_device_with_its_routes() {
     let Node { netns, handle, .. } = a;
     handle.stop();
     // the port is free again, and the device is still there
-    let config = Config { tun: "mesh0".to_owned(), port: PORT, mark: 0, mtu: 1420 };
+    let config =
+        Config { tun: "mesh0".to_owned(), port: PORT, mark: 0, mtu: 1420, offload: true, class: ClassPolicy::Fixed(0) };
     let (handle, events) = netns.within(|| spawn(&config)).unwrap().unwrap();
     let a = Node { netns, handle, events, n: 1 };
     a.introduce(2, Some(Node::endpoint(2, false)));

@@ -12,27 +12,35 @@ use linux::udp::{Batch, Family};
 use plan::PeerName;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use wg::{Engine, Handled};
+use wg::Engine;
 
-use super::command::{Command, Event, SessionSnapshot, Snapshot};
+use super::command::{Command, Event, Offloads, SessionSnapshot, Snapshot};
 use super::counters::Counters;
+use super::inbound::Inbound;
 use super::inner::Inner;
+use super::outbound::Outbound;
+use super::outbox::Heading;
 use super::outer::{Outer, READ_PAUSE};
 
 /// Packets read from the TUN in one turn, so that the other direction is never far. Decision 0007.
 const BURST_MAX: usize = 64;
 
+/// Bytes read from the TUN after which a turn reads no more: four super packets. Decision 0007.
+const BURST_BYTES: usize = 256 << 10;
+
+/// Traffic class of handshake messages: AF41, as kernel WireGuard's (`HANDSHAKE_DSCP` of drivers/net/wireguard/messages.h).
+const HANDSHAKE_CLASS: u8 = 0x88;
+
 /// The shortest time between two turns that are made for the engine's timers alone, whatever it asks for.
 const TIMER_PAUSE: Duration = Duration::from_millis(1);
-
-/// First byte of a handshake initiation (WireGuard paper, section 5.4.2).
-const INITIATION: u8 = 1;
 
 /// Everything the data thread owns.
 pub(super) struct Worker {
     engine: Engine<SpiffeId, PeerName>,
     inner: Inner,
     outer: Outer,
+    outbound: Outbound,
+    inbound: Inbound,
     batch: Batch,
     commands: Receiver<Command>,
     waker: Waker,
@@ -48,16 +56,26 @@ impl Worker {
     /// A worker that has not begun.
     pub(super) fn new(
         engine: Engine<SpiffeId, PeerName>,
-        inner: Inner,
-        outer: Outer,
+        (inner, outer): (Inner, Outer),
+        outbound: Outbound,
         commands: Receiver<Command>,
         waker: Waker,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let counters = inner.counters();
-        let timers_ran = Instant::now();
-        let batch = Batch::new();
-        Self { engine, inner, outer, batch, commands, waker, events, counters, loss_told: false, timers_ran }
+        Self {
+            engine,
+            counters: inner.counters(),
+            inner,
+            outer,
+            outbound,
+            inbound: Inbound::default(),
+            batch: Batch::new(),
+            commands,
+            waker,
+            events,
+            loss_told: false,
+            timers_ran: Instant::now(),
+        }
     }
 
     /// Works until [`Command::Stop`], or until control is gone.
@@ -105,7 +123,10 @@ impl Worker {
             match self.commands.try_recv() {
                 Ok(Command::SetLocals(locals)) => self.engine.set_locals(locals, now),
                 Ok(Command::SetPeers(peers)) => self.engine.set_peers(peers, now),
-                Ok(Command::SetMtu(mtu)) => self.engine.set_mtu(mtu),
+                Ok(Command::SetMtu(mtu)) => {
+                    self.engine.set_mtu(mtu);
+                    self.outbound.set_mtu(mtu);
+                }
                 Ok(Command::Greet { local, peer }) => {
                     if let Err(reason) = self.engine.greet(&local, &peer, now) {
                         tracing::debug!(%local, peer = %peer.identity, reason = reason.as_str(), "Cannot greet a peer");
@@ -139,35 +160,26 @@ impl Worker {
         if !self.outer.receive(family, &mut self.batch, now) {
             return;
         }
-        for datagram in self.batch.datagrams() {
-            self.outer.count_received(datagram.bytes.len());
-            match self.engine.handle_datagram(datagram.from, datagram.bytes, now) {
-                Ok(Handled::Opened { packet, .. }) => {
-                    self.outer.learn(datagram.from, datagram.to);
-                    self.inner.write(packet);
-                }
-                Ok(Handled::Consumed) if proves_sender(datagram.bytes) => {
-                    self.outer.learn(datagram.from, datagram.to);
-                }
-                Ok(Handled::Consumed) => {}
-                Err(reason) => {
-                    tracing::trace!(endpoint = %datagram.from, reason = reason.as_str(), "Dropped a datagram")
-                }
-            }
-            let answers = datagram.to.map(|ours| (datagram.from, ours));
+        for mut message in self.batch.messages() {
+            self.inbound.receive(&mut self.engine, (&mut self.inner, &mut self.outer), &mut message, now);
+            let answers = message.to.map(|ours| (message.from, ours));
             flush(&mut self.engine, &mut self.outer, answers);
         }
     }
 
-    /// Seals what workloads send, at most [`BURST_MAX`] packets.
+    /// Seals what workloads send, at most [`BURST_MAX`] packets or about [`BURST_BYTES`].
     fn read_tun(&mut self, now: Instant) {
+        let mut bytes = 0;
         for _ in 0..BURST_MAX {
-            let Some(packet) = self.inner.read() else { return };
-            if let Err(reason) = self.engine.handle_packet(packet, now) {
-                tracing::trace!(reason = reason.as_str(), "Dropped a packet");
+            let Some((offload, packet)) = self.inner.read() else { break };
+            bytes += packet.len();
+            self.outbound.send(&mut self.engine, &mut self.outer, (offload, packet), now);
+            if bytes >= BURST_BYTES {
+                break;
             }
-            flush(&mut self.engine, &mut self.outer, None);
         }
+        self.outbound.flush(&mut self.outer);
+        self.flush(None);
     }
 
     fn flush(&mut self, answers: Option<(SocketAddr, IpAddr)>) {
@@ -203,32 +215,21 @@ impl Worker {
             tx_packets: session.tx_packets,
             rx_packets: session.rx_packets,
         });
-        Snapshot { sessions: sessions.collect(), occupancy: self.engine.occupancy(), has_tun: self.inner.is_open() }
+        let ((left_to_us, left_to_kernel), [v4, v6]) = (self.inner.offloads(), self.outer.offloads());
+        Snapshot {
+            sessions: sessions.collect(),
+            occupancy: self.engine.occupancy(),
+            has_tun: self.inner.is_open(),
+            offloads: Offloads { left_to_us, left_to_kernel, v4, v6 },
+        }
     }
-}
-
-/// Whether what the engine consumed tells who is at the endpoint it came from. An initiation does not: it may be one of a
-/// key that nobody knows, kept unread, or one that was recorded and is played again from elsewhere.
-fn proves_sender(datagram: &[u8]) -> bool {
-    datagram.first() != Some(&INITIATION)
 }
 
 /// Sends everything that the engine wants sent.
 fn flush(engine: &mut Engine<SpiffeId, PeerName>, outer: &mut Outer, answers: Option<(SocketAddr, IpAddr)>) {
     while let Some(transmit) = engine.poll_transmit() {
-        outer.send(transmit.to, transmit.datagram, answers);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_initiation_does_not_tell_who_is_at_its_endpoint() {
-        assert!(!proves_sender(&[1, 0, 0, 0]));
-        for kind in [2, 3, 4] {
-            assert!(proves_sender(&[kind, 0, 0, 0]), "message type {kind}");
-        }
+        let class = if transmit.datagram.first() == Some(&4) { 0 } else { HANDSHAKE_CLASS };
+        let heading = Heading { to: transmit.to, class, length: transmit.datagram.len() };
+        outer.send(heading, transmit.datagram, 1, answers);
     }
 }

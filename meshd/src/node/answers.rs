@@ -60,7 +60,8 @@ impl Node {
             "refusals": refusals,
             "denied": observed.denied,
             "clear_seen": observed.clear_seen,
-            "offloads": [],
+            "offloads": snapshot.offloads.words(),
+            "offload_fallbacks": counters.fallbacks(),
         }))
     }
 

@@ -106,7 +106,14 @@ impl Node {
         let mut kernel = Kernel::open(&config.tun)?;
         let underlay = kernel.underlay(config.underlay_link.as_deref()).await?;
         let mtu = usize::try_from(underlay.mesh_mtu).unwrap_or(usize::MAX);
-        let path = datapath::Config { tun: config.tun.clone(), port: config.listen_port, mark: MARK_OUTER, mtu };
+        let path = datapath::Config {
+            tun: config.tun.clone(),
+            port: config.listen_port,
+            mark: MARK_OUTER,
+            mtu,
+            offload: !config.no_offload,
+            class: config.dscp,
+        };
         let (data, events) = datapath::spawn(&path)?;
         kernel.prepare(underlay.mesh_mtu).await?;
         let uid = files.uid.clone();

@@ -1,11 +1,12 @@
 //! The compiled rules against the model: crafted packets through a TUN device, judged by the kernel and by the judge.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use linux::tun::Tun;
+use linux::tun::{HEADER_BYTES, Tun};
 use policy::rule_set::{
     Action, Chain, ChainKey, Otherwise, PeerMatch, PeerSet, PortRange, Ports, Proof, Rule, RuleSet, SetKey, Stage,
     Subject, Tier,
@@ -193,13 +194,13 @@ impl Router {
 
     /// Whether the packet comes out again: the kernel forwards it while it is handed over.
     fn passes(&self, packet: &[u8]) -> bool {
-        self.tun.send(packet).expect("the device takes packets");
+        self.tun.send(&[IoSlice::new(&[0; HEADER_BYTES]), IoSlice::new(packet)]).expect("the device takes packets");
         let mut buffer = vec![0; linux::tun::PACKET_BYTES_MAX];
         let mut found = false;
         while let Some(length) = self.tun.recv(&mut buffer).expect("the device gives packets") {
-            let out = &buffer[..length];
+            let out = &buffer[HEADER_BYTES..length];
             let payload = |bytes: &[u8]| bytes[if bytes[0] >> 4 == 4 { 20 } else { 40 }..].to_vec();
-            found |= length == packet.len() && payload(out) == payload(packet);
+            found |= out.len() == packet.len() && payload(out) == payload(packet);
         }
         found
     }

@@ -21,6 +21,11 @@ fn wait_readable(tun: &Tun) {
     assert!(Waker::new().unwrap().wait([Some(tun.as_fd())], None).unwrap().ready[0]);
 }
 
+/// Hands a packet to the kernel behind an empty header.
+fn send(tun: &Tun, packet: &[u8]) -> io::Result<()> {
+    tun.send(&[IoSlice::new(&[0; HEADER_BYTES]), IoSlice::new(packet)])
+}
+
 /// A UDP packet as the kernel would send it, by hand: 10.9.0.2:7 to 10.9.0.1:`port`, no checksums but IP's.
 fn udp_packet(port: u16, payload: &[u8]) -> Vec<u8> {
     let total = u16::try_from(28 + payload.len()).unwrap().to_be_bytes();
@@ -50,14 +55,15 @@ fn packets_pass_both_ways() {
         let length = loop {
             wait_readable(&tun);
             let length = tun.recv(&mut packet).unwrap().unwrap();
-            if packet[0] >> 4 == 4 {
+            if packet[HEADER_BYTES] >> 4 == 4 {
                 break length;
             }
         };
         assert_eq!(&packet[length - 3..length], b"out");
-        assert_eq!(packet[16..20], [10, 9, 0, 2], "no header in front of the packet");
+        assert_eq!(packet[..HEADER_BYTES], [0; HEADER_BYTES], "nothing is left to do");
+        assert_eq!(packet[26..30], [10, 9, 0, 2], "the packet follows its header");
 
-        tun.send(&udp_packet(socket.local_addr().unwrap().port(), b"in")).unwrap();
+        send(&tun, &udp_packet(socket.local_addr().unwrap().port(), b"in")).unwrap();
         let (length, from) = socket.recv_from(&mut packet).unwrap();
         assert_eq!((&packet[..length], from.to_string().as_str()), (&b"in"[..], "10.9.0.2:7"));
     });
@@ -87,7 +93,7 @@ fn a_deleted_device_is_noticed_by_wait_read_and_write() {
         ip("link del mesh0");
         wait_readable(&tun);
         assert_eq!(Fault::of(&tun.recv(&mut [0; 64]).unwrap_err()), Fault::Gone);
-        assert_eq!(Fault::of(&tun.send(&udp_packet(7, b"x")).unwrap_err()), Fault::Gone);
+        assert_eq!(Fault::of(&send(&tun, &udp_packet(7, b"x")).unwrap_err()), Fault::Gone);
         Tun::open("mesh0").unwrap();
     });
 }
@@ -96,11 +102,11 @@ fn a_deleted_device_is_noticed_by_wait_read_and_write() {
 fn a_device_that_is_down_refuses_packets_but_lives() {
     inside(|| {
         let tun = Tun::open("mesh0").unwrap();
-        assert_eq!(Fault::of(&tun.send(&udp_packet(7, b"x")).unwrap_err()), Fault::Down);
+        assert_eq!(Fault::of(&send(&tun, &udp_packet(7, b"x")).unwrap_err()), Fault::Down);
         assert_eq!(tun.recv(&mut [0; 64]).unwrap(), None);
         ip("link set mesh0 up");
-        tun.send(&udp_packet(7, b"x")).unwrap();
-        assert_eq!(Fault::of(&tun.send(b"\xff no ip packet").unwrap_err()), Fault::Other);
+        send(&tun, &udp_packet(7, b"x")).unwrap();
+        assert_eq!(Fault::of(&send(&tun, b"\xff no ip packet").unwrap_err()), Fault::Other);
     });
 }
 
@@ -124,4 +130,51 @@ fn a_name_that_no_link_can_have_is_refused() {
 #[test]
 fn this_machine_can_have_tun_devices() {
     probe().unwrap();
+}
+
+#[test]
+fn the_kernel_leaves_super_packets_whole_and_takes_them() {
+    inside(|| {
+        let tun = Tun::open("mesh0").unwrap();
+        assert_eq!(tun.set_offload(TunOffload::None), TunOffload::None);
+        assert_eq!(tun.set_offload(TunOffload::Tcp), TunOffload::Tcp);
+        let best = tun.set_offload(TunOffload::Udp);
+        assert!(best >= TunOffload::Tcp);
+        ip("addr add 10.9.0.1/24 dev mesh0");
+        ip("link set mesh0 up");
+        if best < TunOffload::Udp {
+            return;
+        }
+        let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+        let segment: libc::c_int = 1000;
+        let length = size_of_val(&segment) as libc::socklen_t;
+        // SAFETY: the pointer and the length are those of one c_int, which this option is and the kernel only reads.
+        let answer = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const segment).cast(), length)
+        };
+        assert_eq!(answer, 0);
+        socket.send_to(&[7; 4000], "10.9.0.2:7").unwrap();
+        let mut packet = vec![0; PACKET_BYTES_MAX];
+        let length = loop {
+            wait_readable(&tun);
+            let length = tun.recv(&mut packet).unwrap().unwrap();
+            if packet[HEADER_BYTES] >> 4 == 4 {
+                break length;
+            }
+        };
+        assert_eq!(length, HEADER_BYTES + 28 + 4000);
+        // NEEDS_CSUM, UDP_L4, and segments of 1000 bytes
+        assert_eq!((packet[0], packet[1], u16::from_ne_bytes([packet[4], packet[5]])), (1, 5, 1000));
+
+        // and back, from the other address to our own: one write, four datagrams
+        let (source, target) = ([10, 9, 0, 2], [10, 9, 0, 1]);
+        packet[HEADER_BYTES + 12..HEADER_BYTES + 16].copy_from_slice(&source);
+        packet[HEADER_BYTES + 16..HEADER_BYTES + 20].copy_from_slice(&target);
+        packet[HEADER_BYTES + 22..HEADER_BYTES + 24]
+            .copy_from_slice(&socket.local_addr().unwrap().port().to_be_bytes());
+        tun.send(&[IoSlice::new(&packet[..200]), IoSlice::new(&packet[200..length])]).unwrap();
+        for _ in 0..4 {
+            assert_eq!(socket.recv(&mut [0; 2000]).unwrap(), 1000);
+        }
+    });
 }

@@ -23,24 +23,33 @@ fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         .unwrap()
 }
 
+/// Sends one datagram.
+fn send(udp: &Udp, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) -> io::Result<Sent> {
+    udp.send(&Transmit { to, from, class: 0, datagrams: datagram, segment_bytes: datagram.len() })
+}
+
 /// Waits for one message and gives its datagrams as (sender's address, our address, contents).
 fn receive(udp: &Udp, family: Family) -> Vec<(IpAddr, Option<IpAddr>, Vec<u8>)> {
     let mut batch = Batch::new();
     Waker::new().unwrap().wait([udp.source(family)], None).unwrap();
     assert!(udp.recv(family, &mut batch).unwrap());
-    batch.datagrams().map(|datagram| (datagram.from.ip(), datagram.to, datagram.bytes.to_vec())).collect()
+    let mut all = Vec::new();
+    for message in batch.messages() {
+        all.extend(message.bytes.chunks(message.stride).map(|bytes| (message.from.ip(), message.to, bytes.to_vec())));
+    }
+    all
 }
 
 #[test]
 fn both_families_share_one_port() {
     inside(|| {
-        let mut a = Udp::bind(0, 0).unwrap();
+        let a = Udp::bind(0, 0).unwrap();
         let b = Udp::bind(0, 0).unwrap();
         assert_ne!(a.port(), b.port());
         for (family, loopback) in
             [(Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST)), (Family::V6, Ipv6Addr::LOCALHOST.into())]
         {
-            assert_eq!(a.send(SocketAddr::new(loopback, b.port()), None, b"hello").unwrap(), Sent::AsAsked);
+            assert_eq!(send(&a, SocketAddr::new(loopback, b.port()), None, b"hello").unwrap(), Sent::AsAsked);
             assert_eq!(receive(&b, family), [(loopback, Some(loopback), b"hello".to_vec())]);
             assert!(!b.recv(family, &mut Batch::new()).unwrap(), "and nothing more");
         }
@@ -54,7 +63,7 @@ fn a_reply_leaves_from_the_address_that_was_addressed() {
         for (address, bits) in addresses.iter().zip([32, 32, 128, 128]) {
             ip(&format!("addr add {address}/{bits} dev lo"));
         }
-        let mut ours = Udp::bind(0, 0).unwrap();
+        let ours = Udp::bind(0, 0).unwrap();
         for address in addresses {
             let address: IpAddr = address.parse().unwrap();
             let family = Family::of(address);
@@ -64,7 +73,7 @@ fn a_reply_leaves_from_the_address_that_was_addressed() {
             theirs.send_to(b"?", SocketAddr::new(address, ours.port())).unwrap();
             let (_, addressed, _) = receive(&ours, family).remove(0);
             assert_eq!(addressed, Some(address));
-            ours.send(theirs.local_addr().unwrap(), addressed, b"!").unwrap();
+            send(&ours, theirs.local_addr().unwrap(), addressed, b"!").unwrap();
             assert_eq!(theirs.recv_from(&mut [0; 8]).unwrap().1, SocketAddr::new(address, ours.port()));
         }
     });
@@ -73,14 +82,13 @@ fn a_reply_leaves_from_the_address_that_was_addressed() {
 #[test]
 fn a_source_address_that_is_gone_falls_over_to_another() {
     inside(|| {
-        let mut ours = Udp::bind(0, 0).unwrap();
+        let ours = Udp::bind(0, 0).unwrap();
         let peer = Udp::bind(0, 0).unwrap();
         for (family, loopback, gone) in [(Family::V4, "127.0.0.1", "10.7.0.9"), (Family::V6, "::1", "fd07::9")] {
             let loopback: IpAddr = loopback.parse().unwrap();
             let to = SocketAddr::new(loopback, peer.port());
-            assert_eq!(ours.send(to, gone.parse().ok(), b"x").unwrap(), Sent::SourceGone);
+            assert_eq!(send(&ours, to, gone.parse().ok(), b"x").unwrap(), Sent::SourceGone);
             assert_eq!(receive(&peer, family)[0].0, loopback);
-            assert!(ours.half(family).unwrap().state.max_gso_segments() > 1, "offload stays on");
         }
     });
 }
@@ -88,9 +96,9 @@ fn a_source_address_that_is_gone_falls_over_to_another() {
 #[test]
 fn a_preference_of_the_other_family_is_no_preference() {
     inside(|| {
-        let mut ours = Udp::bind(0, 0).unwrap();
+        let ours = Udp::bind(0, 0).unwrap();
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ours.port());
-        assert_eq!(ours.send(to, Some(Ipv6Addr::LOCALHOST.into()), b"x").unwrap(), Sent::AsAsked);
+        assert_eq!(send(&ours, to, Some(Ipv6Addr::LOCALHOST.into()), b"x").unwrap(), Sent::AsAsked);
     });
 }
 
@@ -100,11 +108,11 @@ fn the_mark_routes_what_is_sent() {
         ip("route add local 10.6.0.0/16 dev lo table 77");
         ip("rule add fwmark 0x02000000/0x0f000000 lookup 77");
         let to = |port| SocketAddr::new("10.6.0.1".parse().unwrap(), port);
-        let mut plain = Udp::bind(0, 0).unwrap();
-        let mut marked = Udp::bind(0, 0x0200_0000).unwrap();
-        let unreachable = plain.send(to(marked.port()), None, b"x").unwrap_err();
+        let plain = Udp::bind(0, 0).unwrap();
+        let marked = Udp::bind(0, 0x0200_0000).unwrap();
+        let unreachable = send(&plain, to(marked.port()), None, b"x").unwrap_err();
         assert_eq!(Fault::of(&unreachable), Fault::Unreachable);
-        marked.send(to(plain.port()), None, b"x").unwrap();
+        send(&marked, to(plain.port()), None, b"x").unwrap();
     });
 }
 
@@ -112,11 +120,11 @@ fn the_mark_routes_what_is_sent() {
 fn a_host_whose_ipv6_is_disabled_uses_ipv4() {
     inside(|| {
         std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
-        let mut udp = Udp::bind(0, 0).unwrap();
+        let udp = Udp::bind(0, 0).unwrap();
         let port = udp.port();
-        udp.send(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), None, b"x").unwrap();
+        send(&udp, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), None, b"x").unwrap();
         assert_eq!(receive(&udp, Family::V4).len(), 1);
-        let refused = udp.send(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port), None, b"x").unwrap_err();
+        let refused = send(&udp, SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port), None, b"x").unwrap_err();
         assert_eq!(Fault::of(&refused), Fault::Unreachable);
     });
 }
@@ -141,16 +149,16 @@ fn a_port_that_is_taken_is_named() {
 fn an_outer_packet_larger_than_the_link_is_fragmented() {
     inside(|| {
         ip("link set lo mtu 1280");
-        let mut ours = Udp::bind(0, 0).unwrap();
+        let ours = Udp::bind(0, 0).unwrap();
         let peer = Udp::bind(0, 0).unwrap();
         for (family, loopback) in
             [(Family::V4, IpAddr::from(Ipv4Addr::LOCALHOST)), (Family::V6, Ipv6Addr::LOCALHOST.into())]
         {
-            ours.send(SocketAddr::new(loopback, peer.port()), None, &[7; 1400]).unwrap();
+            send(&ours, SocketAddr::new(loopback, peer.port()), None, &[7; 1400]).unwrap();
             assert_eq!(receive(&peer, family)[0].2.len(), 1400);
         }
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), peer.port());
-        let too_big = ours.send(to, None, &[0; 65_508]).unwrap_err();
+        let too_big = send(&ours, to, None, &[0; 65_508]).unwrap_err();
         assert_eq!(Fault::of(&too_big), Fault::TooBig);
     });
 }
@@ -160,8 +168,8 @@ fn a_forbidding_firewall_is_told_from_a_full_queue() {
     inside(|| {
         let rules = "table inet t { chain o { type filter hook output priority 0; udp dport 9 drop; }; }";
         assert!(Command::new("nft").arg(rules).status().unwrap().success());
-        let mut udp = Udp::bind(0, 0).unwrap();
-        let refused = udp.send(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9), None, b"x").unwrap_err();
+        let udp = Udp::bind(0, 0).unwrap();
+        let refused = send(&udp, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9), None, b"x").unwrap_err();
         assert_eq!(Fault::of(&refused), Fault::Forbidden);
     });
 }
@@ -171,17 +179,12 @@ fn merged_datagrams_come_apart_again() {
     inside(|| {
         let udp = Udp::bind(0, 0).unwrap();
         let peer = Udp::bind(0, 0).unwrap();
-        let half = peer.half(Family::V4).unwrap();
+        assert!(peer.has_gso(Family::V4) && peer.has_gro(Family::V6));
         // one GSO send over loopback is received as one GRO message
         let contents: Vec<u8> = (0..250).collect();
-        let transmit = Transmit {
-            destination: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), udp.port()),
-            ecn: None,
-            contents: &contents,
-            segment_size: Some(100),
-            src_ip: None,
-        };
-        half.state.try_send((&half.socket).into(), &transmit).unwrap();
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), udp.port());
+        let transmit = Transmit { to, from: None, class: 0, datagrams: &contents, segment_bytes: 100 };
+        assert_eq!(peer.send(&transmit).unwrap(), Sent::AsAsked);
         let lengths: Vec<usize> = receive(&udp, Family::V4).iter().map(|(_, _, bytes)| bytes.len()).collect();
         assert_eq!(lengths, [100, 100, 50]);
     });
@@ -190,12 +193,49 @@ fn merged_datagrams_come_apart_again() {
 #[test]
 fn an_empty_datagram_is_no_end() {
     inside(|| {
-        let mut udp = Udp::bind(0, 0).unwrap();
+        let udp = Udp::bind(0, 0).unwrap();
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), udp.port());
-        udp.send(to, None, b"").unwrap();
-        udp.send(to, None, b"x").unwrap();
+        send(&udp, to, None, b"").unwrap();
+        send(&udp, to, None, b"x").unwrap();
         let mut batch = Batch::new();
         assert!(udp.recv(Family::V4, &mut batch).unwrap());
-        assert_eq!(batch.datagrams().map(|datagram| datagram.bytes.len()).collect::<Vec<_>>(), [1]);
+        assert_eq!(batch.messages().map(|message| message.bytes.len()).collect::<Vec<_>>(), [0, 1]);
+    });
+}
+
+#[test]
+fn the_traffic_class_is_sent_and_ecn_is_told() {
+    inside(|| {
+        ip("addr add fd07::1/128 dev lo nodad");
+        let ours = Udp::bind(0, 0).unwrap();
+        let peer = Udp::bind(0, 0).unwrap();
+        for (family, address, source) in [
+            (Family::V4, "127.0.0.1", Some("127.0.0.1")),
+            (Family::V6, "::1", Some("fd07::1")),
+            (Family::V6, "::1", None),
+        ] {
+            let to = SocketAddr::new(address.parse().unwrap(), peer.port());
+            let from = source.map(|source| source.parse().unwrap());
+            ours.send(&Transmit { to, from, class: 0xb8 | 3, datagrams: b"x", segment_bytes: 1 }).unwrap();
+            let mut batch = Batch::new();
+            Waker::new().unwrap().wait([peer.source(family)], None).unwrap();
+            assert!(peer.recv(family, &mut batch).unwrap());
+            assert_eq!(batch.messages().map(|message| message.ecn).collect::<Vec<_>>(), [3]);
+        }
+    });
+}
+
+#[test]
+fn several_datagrams_longer_than_the_path_are_refused_and_each_alone_passes() {
+    inside(|| {
+        ip("link set lo mtu 1280");
+        let ours = Udp::bind(0, 0).unwrap();
+        let peer = Udp::bind(0, 0).unwrap();
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), peer.port());
+        let many = Transmit { to, from: None, class: 0, datagrams: &[7; 2800], segment_bytes: 1400 };
+        let refused = Errno::from_io_error(&ours.send(&many).unwrap_err());
+        assert!(matches!(refused, Some(Errno::INVAL | Errno::MSGSIZE)), "{refused:?}");
+        send(&ours, to, None, &[7; 1400]).unwrap();
+        assert_eq!(receive(&peer, Family::V4)[0].2.len(), 1400);
     });
 }
