@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::Cluster;
-use crate::config::{CleanConfig, ControllerConfig, NodeConfig, SharedConfig};
+use crate::config::{CleanConfig, ControllerConfig, NodeConfig, SharedConfig, UninstallConfig};
 use crate::controller::ca::EmbeddedCa;
 use crate::controller::{Controller, Parts};
 use crate::kernel::Kernel;
@@ -52,10 +52,17 @@ pub(crate) fn run_controller(config: ControllerConfig) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         tracing::info!(?config, "Starting meshd controller");
         let stop = stop_signal()?;
+        tokio::pin!(stop);
         open_private_dir(&config.state_dir)?;
         let lock = lock_dir(&config.state_dir)?;
-        let issuer = Box::new(EmbeddedCa::open(&config.state_dir, &config.trust_domain, wall())?);
         let cluster = Cluster::open(&config.shared).await?;
+        let lead = tokio::select! {
+            lead = cluster.lead(&config.shared.root_namespace, &config.state_dir) => lead?,
+            () = &mut stop => return Ok(()),
+        };
+        let issuer = Box::new(EmbeddedCa::open(&config.state_dir, &config.trust_domain, wall())?);
+        // what signs must outlive this life before anybody trusts it
+        lead.keep().await?;
         let source = cluster.watch()?;
         let mut controller = Controller::open(Parts {
             issuer,
@@ -69,7 +76,7 @@ pub(crate) fn run_controller(config: ControllerConfig) -> anyhow::Result<()> {
         let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
         let socket = config.run_dir.join("controller.sock");
         let _admin = LineSocket::bind(&socket, ADMIN_LINE_MAX, admin_asked, stopping())?;
-        controller.run(source, admin, stop).await
+        controller.run(source, admin, &lead, stop).await
     })
 }
 
@@ -88,6 +95,58 @@ fn trimmed(mut line: Vec<u8>) -> Vec<u8> {
 /// Takes all kernel state of ours away.
 pub(crate) fn run_clean(config: &CleanConfig) -> anyhow::Result<()> {
     runtime()?.block_on(async { Kernel::open(&config.tun)?.remove_everything().await })
+}
+
+/// Takes everything of ours away from the node.
+pub(crate) fn run_uninstall(config: &UninstallConfig) -> anyhow::Result<()> {
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        if let Some(places) = config.install.places(&config.state_dir, &config.run_dir)
+            && places.remove(&config.install.cni_cache)?
+        {
+            eprint_line("mesh-cni stays in its folder for the sandboxes that were made with it");
+        }
+        Kernel::open(&config.tun)?.remove_everything().await?;
+        for dir in [&config.state_dir, &config.run_dir] {
+            empty(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+        }
+        eprint_line("Weft is gone from this node");
+        if config.stay {
+            stop.await;
+        }
+        Ok(())
+    })
+}
+
+/// Removes what a folder holds, and the folder where it is no mount.
+fn empty(dir: &std::path::Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    // a mount point stays
+    let _mounted = std::fs::remove_dir(dir);
+    Ok(())
+}
+
+fn eprint_line(line: &str) {
+    use std::io::Write as _;
+    // nobody may listen
+    let _unheard = writeln!(std::io::stderr(), "meshd: {line}");
+}
+
+/// Prints the CustomResourceDefinitions of our kinds.
+pub(crate) fn run_crds() -> anyhow::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(crate::cluster::crd::manifest()?.as_bytes()).context("cannot write to stdout")
 }
 
 /// Control is one thread (decision 0005).

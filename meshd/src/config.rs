@@ -1,13 +1,14 @@
 //! Flags and environment, checked as a whole; the only place where the daemon reads either.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use identity::{NodeName, TrustDomain};
 
 use crate::datapath::ClassPolicy;
+use crate::install::Places;
 
 /// The Weft daemon. Run `meshd node` on every node and `meshd controller` once per cluster.
 #[derive(Debug, Parser)]
@@ -31,6 +32,11 @@ pub(crate) enum Command {
     /// programs.
     #[command(hide = true)]
     Tunnel(TunnelConfig),
+    /// Takes everything of Weft away from this node: what `clean` does, the plugin, its entry in the network list, and
+    /// the state folder.
+    Uninstall(UninstallConfig),
+    /// Prints the CustomResourceDefinitions of Weft's kinds, as manifests/base/crds.yaml has them.
+    Crds,
 }
 
 /// What both programs are told.
@@ -95,6 +101,63 @@ pub(crate) struct NodeConfig {
     /// then sees. Congestion marks (ECN) are always carried over.
     #[arg(long, env = "WEFT_DSCP", default_value = "0", value_name = "DSCP", value_parser = dscp)]
     pub(crate) dscp: ClassPolicy,
+    #[command(flatten)]
+    pub(crate) install: InstallConfig,
+}
+
+/// Where the CNI plugin goes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InstallConfig {
+    /// Folder of CNI network lists in which mesh-cni is chained; without it nothing is installed.
+    #[arg(long, env = "WEFT_CNI_CONF_DIR", value_name = "DIR", requires = "cni_bin_dir")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Folder of CNI plugins that mesh-cni is copied to.
+    #[arg(long, env = "WEFT_CNI_BIN_DIR", value_name = "DIR")]
+    pub(crate) cni_bin_dir: Option<PathBuf>,
+    /// Name of the network list; by default the first of the folder, as the runtime takes it.
+    #[arg(long, env = "WEFT_CNI_CONFLIST", value_name = "NAME")]
+    pub(crate) cni_conflist: Option<String>,
+    /// The plugin to install.
+    #[arg(long, env = "WEFT_CNI_PLUGIN", default_value = "/usr/local/bin/mesh-cni", value_name = "FILE")]
+    pub(crate) cni_plugin: PathBuf,
+    /// Folder in which libcni remembers what it added.
+    #[arg(long, env = "WEFT_CNI_CACHE", default_value = "/var/lib/cni", value_name = "DIR")]
+    pub(crate) cni_cache: PathBuf,
+}
+
+impl InstallConfig {
+    /// The places, where an installation is wanted.
+    pub(crate) fn places(&self, state_dir: &Path, run_dir: &Path) -> Option<Places> {
+        let (conf_dir, bin_dir) = self.cni_conf_dir.clone().zip(self.cni_bin_dir.clone())?;
+        let (conflist, plugin) = (self.cni_conflist.clone(), self.cni_plugin.clone());
+        Some(Places {
+            conf_dir,
+            bin_dir,
+            conflist,
+            plugin,
+            state_dir: state_dir.to_owned(),
+            run_dir: run_dir.to_owned(),
+        })
+    }
+}
+
+/// `meshd uninstall`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UninstallConfig {
+    #[command(flatten)]
+    pub(crate) install: InstallConfig,
+    /// Where secrets and attachments were kept.
+    #[arg(long, env = "WEFT_STATE_DIR", default_value = "/var/lib/weft", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Where the sockets were.
+    #[arg(long, env = "WEFT_RUN_DIR", default_value = "/run/weft", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+    /// Name of the TUN device.
+    #[arg(long, env = "WEFT_TUN", default_value = "mesh0", value_name = "LINK")]
+    pub(crate) tun: String,
+    /// Stay until told to stop, as a DaemonSet's container has to.
+    #[arg(long, env = "WEFT_STAY")]
+    pub(crate) stay: bool,
 }
 
 /// `meshd clean`.

@@ -5,6 +5,7 @@ mod cluster;
 mod config;
 mod controller;
 mod datapath;
+mod install;
 mod kernel;
 mod line_socket;
 mod node;
@@ -20,6 +21,8 @@ fn main() -> std::process::ExitCode {
         Command::Controller(config) => app::run_controller(config),
         Command::Clean(config) => app::run_clean(&config),
         Command::Tunnel(config) => tunnel::run(&config),
+        Command::Uninstall(config) => app::run_uninstall(&config),
+        Command::Crds => app::run_crds(),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -6,11 +6,12 @@
 pub(crate) mod api;
 mod collection;
 mod convert;
+pub(crate) mod crd;
 mod directory;
 pub(crate) mod kubernetes;
 mod parse;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plan::ObjectKey;
@@ -121,9 +122,54 @@ impl Cluster {
         }
     }
 
+    /// Waits until this controller is the only one that works, and lays out the state that the last one left. Where the
+    /// cluster vouches for its nodes, it must be known to do so.
+    ///
+    /// # Errors
+    /// The state folder cannot be filled.
+    pub(crate) async fn lead(&self, namespace: &str, state_dir: &Path) -> anyhow::Result<Lead> {
+        match self {
+            Self::Directory(_) => Ok(Lead { kubernetes: None, state_dir: state_dir.to_path_buf() }),
+            Self::Kubernetes(server) => {
+                let (leadership, secret) = server.lead(namespace);
+                leadership.acquire().await;
+                server.await_admission().await;
+                secret.fetch(state_dir).await?;
+                Ok(Lead { kubernetes: Some((leadership, secret)), state_dir: state_dir.to_path_buf() })
+            }
+        }
+    }
+
     /// Whether the cluster itself vouches that a MeshNode was written by its node: an API server does by the node's
     /// token (ValidatingAdmissionPolicy `weft-meshnodes`), a folder does not, and needs join tokens.
     pub(crate) fn attests_nodes(&self) -> bool {
         matches!(self, Self::Kubernetes(_))
+    }
+}
+
+/// The right to be the controller, and the place where its state folder outlives it.
+pub(crate) struct Lead {
+    kubernetes: Option<(kubernetes::Leadership, kubernetes::StateSecret)>,
+    state_dir: PathBuf,
+}
+
+impl Lead {
+    /// Keeps the state folder as it is now.
+    ///
+    /// # Errors
+    /// It cannot be kept; to be tried again.
+    pub(crate) async fn keep(&self) -> anyhow::Result<()> {
+        match &self.kubernetes {
+            Some((_, secret)) => secret.keep(&self.state_dir).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Holds on to the right; returns when it is lost. A folder's controller holds a lock on its state folder instead.
+    pub(crate) async fn hold(&self) -> anyhow::Error {
+        match &self.kubernetes {
+            Some((leadership, _)) => leadership.hold().await,
+            None => std::future::pending().await,
+        }
     }
 }

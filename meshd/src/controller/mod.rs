@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use self::issuer::Issuer;
 use self::issuing::Issued;
 use self::registry::{Claim, Registry};
-use crate::cluster::{Event, Manifest, Publish, Source, api};
+use crate::cluster::{Event, Lead, Manifest, Publish, Source, api};
 use crate::line_socket::Asked;
 use crate::node::wall;
 use crate::store::{self, DirLock, Kind};
@@ -52,6 +52,8 @@ pub(crate) struct Controller {
     root_namespace: String,
     period: Duration,
     attested: bool,
+    /// The state folder changed and is not kept elsewhere yet.
+    unkept: bool,
     issued: Issued,
     published: BTreeSet<NodeName>,
     held_slices: BTreeMap<NodeName, plan::view::EndpointSlice>,
@@ -87,6 +89,7 @@ impl Controller {
             root_namespace: parts.root_namespace,
             period: parts.period,
             attested: parts.attested,
+            unkept: false,
             issued: Issued::default(),
             published: BTreeSet::new(),
             held_slices: BTreeMap::new(),
@@ -103,9 +106,11 @@ impl Controller {
         &mut self,
         mut source: Source,
         mut admin: mpsc::Receiver<Asked>,
+        lead: &Lead,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        tokio::pin!(stop);
+        let lost = lead.hold();
+        tokio::pin!(stop, lost);
         let mut round = tokio::time::interval(ROUND);
         let mut due: Option<Instant> = None;
         loop {
@@ -115,11 +120,13 @@ impl Controller {
             };
             tokio::select! {
                 () = &mut stop => return Ok(()),
+                lost = &mut lost => return Err(lost),
                 event = source.events.recv() => self.take_event(event.context("the cluster is not watched any more")?),
                 Some(asked) = admin.recv() => self.answer(asked),
                 () = sleep => {}
                 _ = round.tick() => {
                     if self.issuer.renew(wall())? {
+                        self.unkept = true;
                         self.publish_trust()?;
                     }
                 }
@@ -128,6 +135,12 @@ impl Controller {
                 match source.events.try_recv() {
                     Ok(event) => self.take_event(event),
                     Err(_) => break,
+                }
+            }
+            if self.unkept {
+                match lead.keep().await {
+                    Ok(()) => self.unkept = false,
+                    Err(error) => tracing::error!(error = format!("{error:#}"), "The controller's state is not kept"),
                 }
             }
             due = self.publish_all();
@@ -231,7 +244,8 @@ impl Controller {
         Ok(())
     }
 
-    fn write_registry(&self) -> anyhow::Result<()> {
+    fn write_registry(&mut self) -> anyhow::Result<()> {
+        self.unkept = true;
         Ok(store::save(&self.registry_path, REGISTRY, "controller", &self.registry)?)
     }
 

@@ -249,8 +249,13 @@ impl Kernel {
     }
 }
 
+/// Where manifests/base/node.yaml mounts the node's `/proc/sys/net`.
+const HOST_SYSCTL: &str = "/host/proc/sys/net";
+
 fn set_sysctl(key: &str, value: &str) -> anyhow::Result<()> {
-    let path = format!("/proc/sys/net/{key}");
+    // in a container /proc/sys is read-only, and the node's is mounted beside it
+    let root = if Path::new(HOST_SYSCTL).exists() { HOST_SYSCTL } else { "/proc/sys/net" };
+    let path = format!("{root}/{key}");
     if std::fs::read_to_string(&path).is_ok_and(|held| held.trim() == value) {
         return Ok(());
     }

@@ -21,6 +21,7 @@ use wg::{PeerConfig, PublicKey};
 use crate::cluster::{Cluster, Publish, Source, api};
 use crate::config::NodeConfig;
 use crate::datapath::{self, Command};
+use crate::install::Install;
 use crate::kernel::{self, Kernel, MARK_OUTER, Underlay};
 use crate::line_socket::Asked;
 use crate::store::{AttachmentStore, FloorStore, NodeFiles, RecentPairStore, Tombstones};
@@ -55,6 +56,7 @@ pub(crate) struct Node {
     underlay: Underlay,
     data: datapath::Handle,
     publisher: Box<dyn Publish>,
+    install: Option<Install>,
     desired: Option<Desired>,
     observed_revision: u64,
     published: Option<api::MeshNodeSpec>,
@@ -122,6 +124,7 @@ impl Node {
             keys: Keys::new(secret, uid.clone(), period),
             trust: Trust::new(pinned, floor),
             publisher: cluster.publisher("weft-node"),
+            install: config.install.places(&config.state_dir, &config.run_dir).map(Install::new),
             view: ClusterView::default(),
             raw_nodes: BTreeMap::new(),
             raw_slices: BTreeMap::new(),

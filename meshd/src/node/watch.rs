@@ -136,6 +136,7 @@ impl Node {
             self.trouble.remove("state folder");
         }
         self.remember_pairs().await;
+        self.keep_installed();
         match self.kernel.drift().await {
             Ok(drift) if drift.is_empty() => {}
             Ok(drift) => {
@@ -146,6 +147,17 @@ impl Node {
                 self.desired = None;
             }
             Err(error) => self.note_trouble("kernel", &error),
+        }
+    }
+
+    /// Chains mesh-cni once this node can serve it, and again when somebody took it out.
+    fn keep_installed(&mut self) {
+        const WHAT: &str = "installation";
+        let others = self.blocked_on().len() > usize::from(self.trouble.contains_key(WHAT));
+        let Some(install) = self.install.as_mut().filter(|_| !others) else { return };
+        match install.ensure() {
+            Ok(()) => drop(self.trouble.remove(WHAT)),
+            Err(error) => self.note_trouble(WHAT, &error),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The Kubernetes back end: watches with bookmarks and re-list, server-side apply, all by the node's own token.
 
 mod gather;
+mod keep;
+mod lease;
 mod object;
 mod watch;
 mod write;
@@ -9,15 +11,25 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
 
+pub(crate) use keep::StateSecret;
+pub(crate) use lease::Leadership;
 pub(crate) use write::Publisher;
 
 use super::Source;
 
 /// Longest time to set up a connection; a server behind a dead route is found out then.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Name of the controller's Lease and of the Secret with its state.
+const CONTROLLER: &str = "weft-controller";
+/// Name of the policy that lets a node write its own MeshNode only, and of its binding.
+const ADMISSION: &str = "weft-meshnodes";
+/// How often is asked for what is missing at the start.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// An API server, by a kubeconfig or as the service account of the pod that this runs in.
 #[derive(Clone)]
@@ -60,5 +72,44 @@ impl Server {
     /// Begins to write as `writer`.
     pub(crate) fn publisher(&self, writer: &'static str) -> Publisher {
         Publisher::spawn(&self.client, writer)
+    }
+
+    /// The controller's lease and Secret, both named `weft-controller`.
+    pub(crate) fn lead(&self, namespace: &str) -> (Leadership, StateSecret) {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        // a container that is started anew is another holder
+        let holder = format!("{}_{}", host.trim(), since.as_nanos());
+        let lease = Leadership::new(&self.client, namespace, CONTROLLER, holder);
+        (lease, StateSecret::new(&self.client, namespace, CONTROLLER))
+    }
+
+    /// Waits until the server lets a node write its own MeshNode only: without that, whoever holds one node's token
+    /// could speak for another, and nothing may be signed.
+    pub(crate) async fn await_admission(&self) {
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.client.clone());
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.client.clone());
+        let mut told = String::new();
+        loop {
+            let found = async {
+                let policy = policies.get_opt(ADMISSION).await?;
+                let binding = bindings.get_opt(ADMISSION).await?;
+                let fails = policy.and_then(|p| p.spec).and_then(|s| s.failure_policy).unwrap_or("Fail".to_owned());
+                let denies = binding.and_then(|b| b.spec).and_then(|s| s.validation_actions).unwrap_or_default();
+                Ok::<_, kube::Error>(fails == "Fail" && denies.iter().any(|action| action == "Deny"))
+            };
+            let why = match found.await {
+                Ok(true) => return,
+                Ok(false) => format!(
+                    "ValidatingAdmissionPolicy {ADMISSION} is not in force: kubectl apply -k manifests/overlays/default"
+                ),
+                Err(error) => error.to_string(),
+            };
+            if why != told {
+                tracing::warn!(why, "The controller signs nothing yet");
+                told = why;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
     }
 }

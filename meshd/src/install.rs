@@ -1,0 +1,219 @@
+//! Puts the CNI plugin and its entry in the network list in place, keeps them there, and takes them back.
+//!
+//! The entry goes behind the other plugins of the list that the runtime reads: the first file of the folder by name, as
+//! libcni does. The list as it was is kept in the state folder (`cni-original`), so that it comes back byte for byte.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, bail};
+use cni::conf::{SOCKET_DEFAULT, TOMBSTONES_DEFAULT};
+use cni::conflist::{insert_plugin, remove_plugin};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::store::{atomic_write, remove_durably};
+
+/// The plugin's `type`, which is the name of its file.
+const PLUGIN: &str = "mesh-cni";
+/// A list over this is not touched.
+const LIST_BYTES_MAX: u64 = 1 << 20;
+/// So many restorations within [`LOOP_WINDOW`] mean that somebody else keeps taking us out.
+const LOOP_COUNT: usize = 5;
+/// The time in which restorations are counted, and the pause between them once there are too many.
+const LOOP_WINDOW: Duration = Duration::from_secs(60);
+
+/// Where things go.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// Folder of network lists.
+    pub(crate) conf_dir: PathBuf,
+    /// Folder of plugins.
+    pub(crate) bin_dir: PathBuf,
+    /// The list by name; by default the first one.
+    pub(crate) conflist: Option<String>,
+    /// The plugin to copy.
+    pub(crate) plugin: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+}
+
+/// The list as it was, and as we made it.
+#[derive(Serialize, Deserialize)]
+struct Original {
+    file: String,
+    before: String,
+    after: String,
+}
+
+/// The installation on this node.
+pub(crate) struct Install {
+    places: Places,
+    copied: Option<(u64, SystemTime)>,
+    restored: Vec<Instant>,
+    was_in_place: bool,
+}
+
+impl Install {
+    pub(crate) fn new(places: Places) -> Self {
+        Self { places, copied: None, restored: Vec::new(), was_in_place: false }
+    }
+
+    /// Puts what is missing in place: the plugin first, then the entry that names it.
+    ///
+    /// # Errors
+    /// No list is there yet, it cannot be edited, or somebody keeps taking the entry out; each with what to do.
+    pub(crate) fn ensure(&mut self) -> anyhow::Result<()> {
+        self.ensure_plugin()?;
+        let path = self.places.list()?;
+        let text = read_list(&path)?;
+        let after = insert_plugin(&text, &self.places.entry())
+            .with_context(|| format!("mesh-cni cannot be chained in {}", path.display()))?;
+        if after == text {
+            self.was_in_place = true;
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.was_in_place {
+            self.restored.retain(|at| now.duration_since(*at) < LOOP_WINDOW);
+            if self.restored.len() >= LOOP_COUNT {
+                bail!(
+                    "another agent keeps taking mesh-cni out of {}: new pods start without the mesh until it stops",
+                    path.display()
+                );
+            }
+            self.restored.push(now);
+            tracing::warn!(file = %path.display(), "Somebody rewrote the network list: mesh-cni is put back in");
+        }
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let original = Original { file, before: text, after: after.clone() };
+        atomic_write(&self.places.original(), serde_json::to_string(&original)?.as_bytes(), 0o600)?;
+        atomic_write(&path, after.as_bytes(), mode_of(&path))?;
+        self.was_in_place = true;
+        tracing::info!(file = %path.display(), "mesh-cni is chained");
+        Ok(())
+    }
+
+    fn ensure_plugin(&mut self) -> anyhow::Result<()> {
+        let target = self.places.bin_dir.join(PLUGIN);
+        let stamp = |path: &Path| fs::metadata(path).ok().and_then(|m| Some((m.len(), m.modified().ok()?)));
+        if self.copied.is_some() && stamp(&target) == self.copied {
+            return Ok(());
+        }
+        let plugin = &self.places.plugin;
+        let bytes = fs::read(plugin).with_context(|| format!("cannot read the plugin {}", plugin.display()))?;
+        if fs::read(&target).ok().as_ref() != Some(&bytes) {
+            atomic_write(&target, &bytes, 0o755)?;
+        }
+        self.copied = stamp(&target);
+        Ok(())
+    }
+}
+
+impl Places {
+    /// Takes the entry out, and the plugin away where no sandbox needs it any more: the runtime asks whoever was there
+    /// at the ADD. True when the plugin stays for those.
+    ///
+    /// # Errors
+    /// The list cannot be read or written.
+    pub(crate) fn remove(&self, cache: &Path) -> anyhow::Result<bool> {
+        let original = fs::read_to_string(self.original()).ok();
+        let original: Option<Original> = original.and_then(|text| serde_json::from_str(&text).ok());
+        for path in self.lists()? {
+            let Ok(text) = read_list(&path) else { continue };
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let before = match &original {
+                Some(original) if original.file == name && original.after == text => original.before.clone(),
+                // somebody edited it since: only our entry goes
+                _ => match remove_plugin(&text, PLUGIN) {
+                    Ok(before) => before,
+                    Err(_not_a_list) => continue,
+                },
+            };
+            if before != text {
+                atomic_write(&path, before.as_bytes(), mode_of(&path))?;
+            }
+        }
+        remove_durably(&self.original())?;
+        let is_needed = names_us(cache);
+        if !is_needed {
+            remove_durably(&self.bin_dir.join(PLUGIN))?;
+        }
+        Ok(is_needed)
+    }
+
+    fn original(&self) -> PathBuf {
+        self.state_dir.join("cni-original")
+    }
+
+    /// Our entry; what is as by default is left out.
+    fn entry(&self) -> Map<String, Value> {
+        let mut entry = Map::new();
+        entry.insert("type".to_owned(), json!(PLUGIN));
+        let own = [
+            ("socket", self.run_dir.join("cni.sock"), SOCKET_DEFAULT),
+            ("tombstones", self.state_dir.join("tombstones"), TOMBSTONES_DEFAULT),
+        ];
+        for (field, path, default) in own {
+            if path != Path::new(default) {
+                entry.insert(field.to_owned(), json!(path));
+            }
+        }
+        entry
+    }
+
+    /// The list that the runtime reads.
+    fn list(&self) -> anyhow::Result<PathBuf> {
+        if let Some(name) = &self.conflist {
+            return Ok(self.conf_dir.join(name));
+        }
+        let first = self.lists()?.into_iter().next();
+        first.with_context(|| {
+            format!("{} holds no network list yet: mesh-cni waits for the primary CNI plugin", self.conf_dir.display())
+        })
+    }
+
+    /// Every file that libcni would read, in its order.
+    fn lists(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.conf_dir)
+            .with_context(|| format!("cannot read the folder of network lists {}", self.conf_dir.display()))?;
+        let is_list = |path: &PathBuf| {
+            let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+            !hidden && path.extension().is_some_and(|e| e == "conf" || e == "conflist" || e == "json")
+        };
+        let mut lists: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).filter(is_list).collect();
+        lists.sort();
+        Ok(lists)
+    }
+}
+
+fn read_list(path: &Path) -> anyhow::Result<String> {
+    let cannot = || format!("cannot read the network list {}", path.display());
+    let length = fs::metadata(path).with_context(cannot)?.len();
+    if length > LIST_BYTES_MAX {
+        bail!("{} has {length} bytes: that is no network list", path.display());
+    }
+    fs::read_to_string(path).with_context(cannot)
+}
+
+fn mode_of(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777)
+}
+
+/// Whether libcni's cache (`results/` of its folder) holds an ADD that we took part in.
+fn names_us(cache: &Path) -> bool {
+    let entries = fs::read_dir(cache.join("results")).into_iter().flatten().filter_map(Result::ok);
+    let mut texts = entries.filter_map(|entry| fs::read(entry.path()).ok());
+    texts.any(|text| {
+        let cached: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let config = cached.get("config").and_then(Value::as_str).unwrap_or_default();
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, config)
+            .is_ok_and(|config| String::from_utf8_lossy(&config).contains(PLUGIN))
+    })
+}
+
+#[cfg(test)]
+#[path = "install_tests.rs"]
+mod tests;

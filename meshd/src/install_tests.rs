@@ -1,0 +1,101 @@
+//! The installation in a folder of its own.
+
+use super::*;
+
+const LIST: &str = "{ \"cniVersion\": \"1.0.0\",\n  \"name\": \"pods\", \"plugins\": [ {\"type\":\"ptp\"} ] }\n";
+
+struct Node {
+    _folder: tempfile::TempDir,
+    places: Places,
+}
+
+impl Node {
+    fn new(lists: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let plugin = place("image").join("mesh-cni");
+        fs::write(&plugin, "the plugin").unwrap();
+        let (conf_dir, bin_dir) = (place("net.d"), place("bin"));
+        for (name, text) in lists {
+            fs::write(conf_dir.join(name), text).unwrap();
+        }
+        let (state_dir, run_dir) = (place("lib"), PathBuf::from("/run/weft"));
+        Self { places: Places { conf_dir, bin_dir, conflist: None, plugin, state_dir, run_dir }, _folder: folder }
+    }
+
+    fn list(&self, name: &str) -> String {
+        fs::read_to_string(self.places.conf_dir.join(name)).unwrap()
+    }
+
+    fn cache(&self, config: &str) -> PathBuf {
+        let results = self.places.state_dir.join("cni/results");
+        fs::create_dir_all(&results).unwrap();
+        let config = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, config);
+        fs::write(results.join("pods-abc-eth0"), json!({"config": config}).to_string()).unwrap();
+        self.places.state_dir.join("cni")
+    }
+}
+
+#[test]
+fn the_entry_goes_behind_the_others_of_the_first_list_and_the_list_comes_back_byte_for_byte() {
+    let node = Node::new(&[
+        ("10-pods.conflist", LIST),
+        ("20-other.conflist", LIST),
+        (".hidden.conflist", "x"),
+        ("README", "x"),
+    ]);
+    Install::new(node.places.clone()).ensure().unwrap();
+    let list: Value = serde_json::from_str(&node.list("10-pods.conflist")).unwrap();
+    assert_eq!(list["plugins"][1]["type"], "mesh-cni");
+    assert_eq!(list["plugins"][0]["type"], "ptp");
+    assert_eq!(node.list("20-other.conflist"), LIST);
+    assert_eq!(fs::read(node.places.bin_dir.join("mesh-cni")).unwrap(), b"the plugin");
+    assert!(!node.places.remove(Path::new("/nowhere")).unwrap());
+    assert_eq!(node.list("10-pods.conflist"), LIST);
+    assert!(!node.places.bin_dir.join("mesh-cni").exists());
+}
+
+#[test]
+fn a_list_that_another_agent_rewrites_gets_the_entry_again_until_it_is_a_fight() {
+    let node = Node::new(&[("10-pods.conflist", LIST)]);
+    let mut install = Install::new(node.places.clone());
+    install.ensure().unwrap();
+    let rewritten = LIST.replace("pods", "new");
+    for _ in 0..LOOP_COUNT {
+        fs::write(node.places.conf_dir.join("10-pods.conflist"), &rewritten).unwrap();
+        install.ensure().unwrap();
+        assert!(node.list("10-pods.conflist").contains("mesh-cni"));
+    }
+    fs::write(node.places.conf_dir.join("10-pods.conflist"), &rewritten).unwrap();
+    assert!(install.ensure().unwrap_err().to_string().contains("another agent"));
+    // what comes back at the end is what that agent wrote last
+    assert!(!node.places.remove(Path::new("/nowhere")).unwrap());
+    assert_eq!(node.list("10-pods.conflist"), rewritten);
+}
+
+#[test]
+fn without_a_list_or_with_one_that_cannot_be_chained_nothing_is_touched() {
+    let node = Node::new(&[]);
+    let error = Install::new(node.places.clone()).ensure().unwrap_err();
+    assert!(error.to_string().contains("waits for the primary"), "{error}");
+    let single = r#"{"cniVersion":"1.0.0","name":"pods","type":"ptp"}"#;
+    let node = Node::new(&[("10-pods.conf", single)]);
+    assert!(Install::new(node.places.clone()).ensure().is_err());
+    assert_eq!(node.list("10-pods.conf"), single);
+}
+
+#[test]
+fn the_plugin_stays_for_sandboxes_that_were_made_with_it() {
+    let node = Node::new(&[("10-pods.conflist", LIST)]);
+    Install::new(node.places.clone()).ensure().unwrap();
+    let cache = node.cache(r#"{"plugins":[{"type":"ptp"},{"type":"mesh-cni"}]}"#);
+    assert!(node.places.remove(&cache).unwrap());
+    assert!(node.places.bin_dir.join("mesh-cni").exists());
+    let cache = node.cache(r#"{"plugins":[{"type":"ptp"}]}"#);
+    assert!(!node.places.remove(&cache).unwrap());
+    assert!(!node.places.bin_dir.join("mesh-cni").exists());
+}
