@@ -351,7 +351,8 @@ impl PodRecord {
     }
 }
 
-fn is_member(view: &plan::ClusterView, here: &Here, pod: &Pod) -> bool {
+/// Whether a pod of this node is enrolled.
+pub(super) fn is_member(view: &plan::ClusterView, here: &Here, pod: &Pod) -> bool {
     Desired::membership(view, here, pod).is_some()
 }
 

@@ -54,6 +54,7 @@ impl Node {
             "underlay": {"link": self.underlay.link, "addresses": self.underlay.addresses, "mesh_mtu": self.underlay.mesh_mtu},
             "observed_revision": self.observed_revision,
             "attachments": self.attachment_rows(),
+            "outside": self.outside.rows(),
             "peers": {"known": peers.filter(|p| !p.keys.is_empty()).count(), "sessions": sessions},
             "traffic": {"sent_packets": tun_in.0, "sent_bytes": tun_in.1, "received_packets": tun_out.0, "received_bytes": tun_out.1},
             "drops": drops,

@@ -1,6 +1,7 @@
 //! The node daemon's loop: the world comes in, the whole wish goes to the kernel and to the engine, a report goes out.
 
 mod admission;
+mod adopt;
 mod answers;
 mod check;
 mod keys;
@@ -28,6 +29,7 @@ use crate::store::{AttachmentStore, FloorStore, NodeFiles, RecentPairStore, Tomb
 
 pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
+use self::adopt::Outside;
 use self::keys::Keys;
 use self::trust::Trust;
 
@@ -66,6 +68,9 @@ pub(crate) struct Node {
     started: Instant,
     trouble: BTreeMap<&'static str, String>,
     greeted: bool,
+    /// Present where a runtime that uses libcni runs the pods.
+    adopts: bool,
+    outside: Outside,
 }
 
 /// What the loop listens to.
@@ -138,6 +143,8 @@ impl Node {
             started: Instant::now(),
             trouble: BTreeMap::new(),
             greeted: false,
+            adopts: cluster.attests_nodes(),
+            outside: Outside::default(),
             config,
             uid,
             files,

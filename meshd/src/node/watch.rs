@@ -128,6 +128,9 @@ impl Node {
     pub(super) async fn go_round(&mut self) {
         self.bury_dead();
         self.give_up_waiting();
+        if self.adopts {
+            self.adopt_strays().await;
+        }
         if let Err(error) = self.attachments.retry_removals() {
             self.note_trouble("state folder", &error.into());
         } else if let Err(error) = self.trust.write_floor(wall()) {

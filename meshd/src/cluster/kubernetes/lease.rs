@@ -75,8 +75,12 @@ impl Leadership {
         let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(self.spec()) };
-            self.leases.create(&PostParams::default(), &lease).await?;
-            return Ok(None);
+            return match self.leases.create(&PostParams::default(), &lease).await {
+                Ok(_) => Ok(None),
+                // somebody was quicker
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(Some("another".to_owned())),
+                Err(error) => Err(error.into()),
+            };
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.unwrap_or_default();
@@ -92,8 +96,11 @@ impl Leadership {
         }
         // the resource version that was read makes two who try at once differ
         lease.spec = Some(self.spec());
-        self.leases.replace(&self.name, &PostParams::default(), &lease).await?;
-        Ok(None)
+        match self.leases.replace(&self.name, &PostParams::default(), &lease).await {
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Some("another".to_owned())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn renew(&self) -> anyhow::Result<()> {

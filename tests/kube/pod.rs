@@ -1,0 +1,177 @@
+//! A pod as a case sees it: where it runs, its addresses, and commands in its network.
+
+use std::net::IpAddr;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::shell::{attempt, eventually};
+
+/// The repeating token in every payload of a capture case.
+pub const MARKER: &str = "WEFT-MARKER-7f3a";
+
+/// A running pod.
+pub struct Pod {
+    /// `namespace/name`.
+    pub name: String,
+    /// Its node.
+    pub node: String,
+    /// Its addresses, IPv4 first.
+    pub ips: Vec<IpAddr>,
+    pid: u32,
+}
+
+/// A Namespace manifest.
+pub fn namespace(name: &str, enrolled: bool) -> String {
+    let label = if enrolled { "enabled" } else { "disabled" };
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{weft.dev/mesh: {label}}}}}\n---\n")
+}
+
+/// A ServiceAccount and a Pod of it that serves its own name by HTTP on port 8080 and echoes on 9000; `extra` is added to the
+/// only container (a flow map's inside, or empty).
+pub fn pod(namespace: &str, name: &str, node: &str, extra: &str) -> String {
+    let extra = if extra.is_empty() { String::new() } else { format!(", {extra}") };
+    format!(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: {namespace}}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
+         spec: {{nodeName: {node}, serviceAccountName: {name}, terminationGracePeriodSeconds: 0, containers: [{{name: main, \
+         image: 'localhost/pod:1', imagePullPolicy: Never, command: [/bin/sh, -c, '{SERVE}']{extra}}}]}}\n---\n"
+    )
+}
+
+/// What a pod does: serves its host name by HTTP, and echoes.
+pub const SERVE: &str = "hostname > /www/name; nc -ll -p 9000 -e cat & exec httpd -f -p 8080 -h /www";
+
+/// A PeerAuthentication without selector.
+pub fn peer_authentication(namespace: &str, mode: &str) -> String {
+    format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: {namespace}}}\n\
+         spec: {{mtls: {{mode: {mode}}}}}\n---\n"
+    )
+}
+
+impl Cluster {
+    /// Waits until a pod (`namespace/name`) is Ready.
+    pub fn pod(&self, name: &str) -> Pod {
+        let (namespace, short) = name.split_once('/').expect("namespace/name");
+        let (facts, _) = eventually(&format!("pod {name} is Ready"), Duration::from_secs(60), || {
+            let output = self.try_kubectl(&["-n", namespace, "get", "pod", short, "-o", "json"]);
+            let facts: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let mut conditions = facts["status"]["conditions"].as_array()?.iter();
+            let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");
+            (ready && facts["metadata"]["deletionTimestamp"].is_null()).then_some(facts)
+        });
+        let ips = facts["status"]["podIPs"].as_array().expect("a Ready pod has addresses");
+        let ips = ips.iter().map(|ip| ip["ip"].as_str().expect("text").parse().expect("an address")).collect();
+        let uid = facts["metadata"]["uid"].as_str().expect("a pod has a UID");
+        let (pid, _) = eventually(&format!("{name} has a process"), Duration::from_secs(5), || process_of(uid));
+        Pod { name: name.to_owned(), node: facts["spec"]["nodeName"].as_str().unwrap_or_default().to_owned(), ips, pid }
+    }
+
+    /// Applies a namespace with pods and waits for all of them.
+    pub fn pods(&self, namespace_: &str, enrolled: bool, pods: &[(&str, &str)]) -> Vec<Pod> {
+        let manifests: String = pods.iter().map(|(name, node)| pod(namespace_, name, node, "")).collect();
+        self.apply(&(namespace(namespace_, enrolled) + &manifests));
+        pods.iter().map(|(name, _)| self.pod(&format!("{namespace_}/{name}"))).collect()
+    }
+
+    /// Deletes namespaces with everything in them and waits for it.
+    pub fn delete_namespaces(&self, names: &[&str]) {
+        self.kubectl(&[&["delete", "namespace", "--timeout=60s"], names].concat());
+    }
+}
+
+/// Any process of a pod, by the pod's UID in its control group.
+fn process_of(uid: &str) -> Option<u32> {
+    let wanted = format!("pod{uid}");
+    std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).find(
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(&wanted)),
+    )
+}
+
+impl Pod {
+    /// Its address of one family.
+    pub fn ip(&self, v6: bool) -> IpAddr {
+        *self.ips.iter().find(|ip| ip.is_ipv6() == v6).unwrap_or_else(|| panic!("{} has {:?}", self.name, self.ips))
+    }
+
+    /// Runs a command of this machine in the pod's network.
+    pub fn exec(&self, command: &[&str]) -> Output {
+        let network = format!("--net=/proc/{}/ns/net", self.pid);
+        attempt("nsenter", &[&[network.as_str()], command].concat())
+    }
+
+    /// Starts a command in the pod's network, to run beside the case.
+    pub fn spawn(&self, command: &[&str]) -> Child {
+        let mut child = Command::new("nsenter");
+        child.arg(format!("--net=/proc/{}/ns/net", self.pid)).args(command);
+        child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        child.spawn().expect("nsenter (util-linux) runs")
+    }
+
+    /// Whether a ping of one packet is answered within a second.
+    pub fn pings(&self, to: IpAddr) -> bool {
+        self.exec(&["ping", "-n", "-c", "1", "-W", "1", &to.to_string()]).status.success()
+    }
+
+    /// Waits until a ping is answered; how long that took.
+    pub fn pings_within(&self, to: IpAddr, within: Duration) -> Duration {
+        eventually(&format!("{} pings {to}", self.name), within, || self.pings(to).then_some(())).1
+    }
+
+    /// What an HTTP server says within two seconds.
+    pub fn get(&self, to: &str) -> Option<String> {
+        let output = self.exec(&["curl", "-sgf", "--noproxy", "*", "-m", "2", &format!("http://{to}/name")]);
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Sends text to the echo server of a pod and returns what comes back.
+    pub fn echo(&self, to: IpAddr, text: &str) -> Option<String> {
+        let script = "import socket,sys\ns=socket.create_connection((sys.argv[1],9000),2)\nm=sys.argv[2].encode()\ns.sendall(m)\n\
+                      d=b''\nwhile len(d)<len(m):\n c=s.recv(65536)\n if not c: break\n d+=c\nsys.stdout.write(d.decode())";
+        let output = self.exec(&["python3", "-c", script, &to.to_string(), text]);
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// `host:port` with brackets where needed.
+pub fn at(ip: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(ip, port).to_string()
+}
+
+/// A capture on the bridge between the nodes.
+pub struct Capture {
+    child: Child,
+    file: std::path::PathBuf,
+}
+
+impl Cluster {
+    /// Starts capturing on the wire between the nodes.
+    pub fn capture(&self) -> Capture {
+        let file = self.dir.join("wire.pcap");
+        let mut child = Command::new("tcpdump")
+            .args(["--immediate-mode", "-U", "-n", "-s0", "-B", "16384", "-i", "br0", "-w"])
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tcpdump runs");
+        let stderr = child.stderr.take().expect("it is piped");
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+        let listening = lines.by_ref().map_while(Result::ok).any(|line| line.contains("listening on"));
+        assert!(listening, "tcpdump does not capture");
+        Capture { child, file }
+    }
+}
+
+impl Capture {
+    /// Ends it; how often the marker was on the wire.
+    pub fn markers(mut self) -> usize {
+        assert!(attempt("kill", &["-INT", &self.child.id().to_string()]).status.success(), "tcpdump runs");
+        self.child.wait().expect("tcpdump ends");
+        let bytes = std::fs::read(&self.file).expect("the capture is there");
+        bytes.windows(MARKER.len()).filter(|window| *window == MARKER.as_bytes()).count()
+    }
+}

@@ -1,0 +1,57 @@
+//! Weft on the cluster: its image, its manifests, and what it says about itself.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, NODES, ROOT};
+use crate::shell::{eventually, run};
+
+/// Makes the images that every node imports: Weft's own, one for pods, and the sandbox's.
+pub fn images(folder: &Path) {
+    let archive = |name: &str| folder.join(format!("{name}.tar")).display().to_string();
+    let tool = format!("{ROOT}/scripts/image");
+    run(&tool, &["archive", &archive("weft"), "dev"]);
+    let root = folder.join("root");
+    let place = root.display();
+    run(
+        "sh",
+        &[
+            "-ec",
+            &format!(
+                "mkdir -p {place}/bin {place}/etc {place}/tmp {place}/www; cp /bin/busybox {place}/bin/\n\
+                 for a in $({place}/bin/busybox --list); do [ $a = busybox ] || ln -s busybox {place}/bin/$a; done\n\
+                 echo root:x:0:0:root:/:/bin/sh > {place}/etc/passwd; chmod 755 {place}; echo hello > {place}/www/index.html"
+            ),
+        ],
+    );
+    run(&tool, &["pack", &archive("pause"), "localhost/pause:1", &place.to_string(), "/bin/sleep", "2147483647"]);
+    run(&tool, &["pack", &archive("pod"), "localhost/pod:1", &place.to_string(), "/bin/sh"]);
+    std::fs::remove_dir_all(&root).expect("the folder was just made");
+}
+
+/// Applies an overlay and waits until every pod of Weft is Ready and every node has joined; how long that took.
+pub fn install(cluster: &Cluster, overlay: &str) -> Duration {
+    let begin = Instant::now();
+    cluster.kubectl(&["apply", "-k", &format!("{ROOT}/manifests/overlays/{overlay}")]);
+    await_ready(cluster);
+    begin.elapsed()
+}
+
+/// Waits until Weft serves on every node.
+pub fn await_ready(cluster: &Cluster) {
+    eventually("Weft is Ready", Duration::from_secs(90), || {
+        let daemons = cluster.json(&["-n", "weft-system", "get", "daemonset", "weft-node"]);
+        let controller = cluster.json(&["-n", "weft-system", "get", "deployment", "weft-controller"]);
+        let ready = daemons["status"]["numberReady"] == NODES.len()
+            && daemons["status"]["updatedNumberScheduled"] == NODES.len()
+            && controller["status"]["readyReplicas"] == controller["spec"]["replicas"];
+        ready.then_some(())
+    });
+    for node in NODES {
+        eventually(&format!("{node} has joined"), Duration::from_secs(30), || {
+            let path = "jsonpath={.status.joined}";
+            let output = cluster.try_kubectl(&["get", "meshnode", node, "-o", path]);
+            (output.stdout == b"true").then_some(())
+        });
+    }
+}
