@@ -33,6 +33,8 @@ pub(crate) struct Cipher {
 impl Cipher {
     /// `None` only if the suite's keys were not of 32 bytes.
     pub(crate) fn new(suite: Suite, key: &Secret) -> Option<Self> {
+        #[cfg(test)]
+        watch::note(key);
         UnboundKey::new(suite.algorithm(), &**key).ok().map(|key| Self { key: LessSafeKey::new(key) })
     }
 
@@ -68,4 +70,30 @@ fn nonce(counter: u64) -> Nonce {
     let (_, low) = nonce.split_at_mut(4);
     low.copy_from_slice(&counter.to_le_bytes());
     Nonce::assume_unique_for_key(nonce)
+}
+
+/// Remembers, masked, every key that this thread made a cipher of: for the test that looks for them in memory.
+#[cfg(test)]
+pub(crate) mod watch {
+    use std::cell::RefCell;
+
+    use super::Secret;
+
+    /// Every byte is masked with this.
+    pub(crate) const MASK: u8 = 0xa5;
+
+    thread_local! {
+        static NOTED: RefCell<Vec<[u8; 32]>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(key: &Secret) {
+        let mut masked = [MASK; 32];
+        masked.iter_mut().zip(key.iter()).for_each(|(place, byte)| *place ^= byte);
+        NOTED.with_borrow_mut(|noted| noted.push(masked));
+    }
+
+    /// What was noted until now.
+    pub(crate) fn noted() -> Vec<[u8; 32]> {
+        NOTED.with_borrow(Clone::clone)
+    }
 }

@@ -131,6 +131,8 @@ pub struct Engine<L, P> {
     clock: WallClock,
     /// The newest initiation of each pair of public keys, ours and the peer's.
     stamps: BTreeMap<([u8; 32], [u8; 32]), Stamp>,
+    /// How often identities or peers were replaced.
+    tables: u64,
     transmits: Transmits,
     events: Events<L, P>,
     drops: DropCounters,
@@ -162,6 +164,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             admission: Admission::new(now),
             clock: WallClock::new(wall, now),
             stamps: BTreeMap::new(),
+            tables: 0,
             transmits: Transmits::new(),
             events: Events::new(),
             drops: DropCounters::default(),
@@ -310,6 +313,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     /// After a change of tables: ends sessions whose keys do not count any more (another peer has them, they became our
     /// own), and tries again what waited for news.
     fn settle(&mut self, now: Instant) {
+        self.tables += 1;
         let over: Vec<Slot> =
             self.sessions.iter().filter(|(_, session)| !self.is_valid(session)).map(|(slot, _)| slot).collect();
         for slot in over {

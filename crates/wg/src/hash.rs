@@ -7,10 +7,22 @@ use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Mac, Update};
 use blake2::{Blake2s256, Blake2sMac, Digest};
 use hmac::SimpleHmac;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
+
+/// How deep a handshake's calls go, and twice that, in bytes.
+const SCRUBBED: usize = 32 << 10;
 
 /// 32 bytes that are zeroed when they are dropped. No `Debug`.
 pub(crate) type Secret = Zeroizing<[u8; 32]>;
+
+/// Overwrites the part of the stack that the calls before have left: keys are moved through it, and only the place where
+/// they end up is zeroed on drop. To be called where those calls were.
+#[inline(never)]
+pub(crate) fn scrub_stack() {
+    let mut below = [0u8; SCRUBBED];
+    below.zeroize();
+    std::hint::black_box(&below);
+}
 
 /// `Hash` of the paper: BLAKE2s-256 over all parts.
 pub(crate) fn hash(parts: &[&[u8]]) -> [u8; 32] {

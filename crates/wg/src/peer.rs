@@ -79,6 +79,8 @@ pub(crate) struct Peers<P> {
     by_key: HashMap<[u8; 32], Claims<PeerAt>>,
     /// How often each address is an endpoint of a peer, configured or proven.
     endpoints: HashMap<SocketAddr, usize>,
+    /// How often an endpoint changed.
+    moves: u64,
     pub(crate) allowed_ips: AllowedIps,
     /// Names of those that the last replacement removed, until [`Peers::forget_gone`].
     gone: BTreeMap<PeerAt, P>,
@@ -92,6 +94,7 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
             all: BTreeMap::new(),
             by_key: HashMap::new(),
             endpoints: HashMap::new(),
+            moves: 0,
             allowed_ips: AllowedIps::new(),
             gone: BTreeMap::new(),
             next: 0,
@@ -131,7 +134,13 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
         Some(before)
     }
 
+    /// A number that is another one whenever an endpoint of any peer has changed.
+    pub(crate) const fn moves(&self) -> u64 {
+        self.moves
+    }
+
     fn change_endpoints(&mut self, old: Vec<SocketAddr>, new: Vec<SocketAddr>) {
+        self.moves += 1;
         for address in new {
             *self.endpoints.entry(address).or_default() += 1;
         }

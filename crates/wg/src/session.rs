@@ -11,6 +11,7 @@
 //!       └───────────────▶ key unproven ───────────────────────┘
 //! ```
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -118,6 +119,12 @@ pub(crate) struct Session {
     established: Option<Instant>,
     initiator: bool,
     pub(crate) traffic: Traffic,
+    /// A timer was set since this was last asked.
+    armed: bool,
+    /// The last inner source and destination that were found to belong to the two keys, and in which tables.
+    pub(crate) checked: Option<(IpAddr, IpAddr, u64)>,
+    /// Where the last message that could move the peer came from, and in which table of endpoints it moved nothing.
+    pub(crate) located: Option<(SocketAddr, u64)>,
     /// Where it stands in the table of deadlines.
     pub(crate) scheduled: Option<Instant>,
 }
@@ -148,6 +155,9 @@ impl Session {
             established: None,
             initiator: false,
             traffic: Traffic::default(),
+            armed: false,
+            checked: None,
+            located: None,
             scheduled: None,
         })
     }
@@ -209,6 +219,11 @@ impl Session {
             .flatten()
             .min()
             .unwrap_or(self.used + IDLE_TIMEOUT)
+    }
+
+    /// Whether it may want to be looked at earlier than when this was last asked.
+    pub(crate) const fn take_armed(&mut self) -> bool {
+        std::mem::replace(&mut self.armed, false)
     }
 
     /// What is due; to be asked again until nothing is.
@@ -365,6 +380,7 @@ impl Session {
                 self.another_keepalive = true;
             } else {
                 self.keepalive = Some(now + KEEPALIVE_TIMEOUT);
+                self.armed = true;
             }
         }
         self.traffic.rx_bytes += bytes(message.len());
@@ -384,6 +400,7 @@ impl Session {
             self.traffic.tx_packets += 1;
             if self.silence.is_none() {
                 self.silence = Some(now + SILENCE + self.jitter);
+                self.armed = true;
             }
         }
         self.traffic.tx_bytes += bytes(message.len());

@@ -1,7 +1,7 @@
 //! From the network: who a datagram is for, whether it may cost us anything, and whether its inside belongs to its key.
 
 use std::fmt::Debug;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -11,14 +11,16 @@ use x25519_dalek::PublicKey;
 use super::{DATAGRAM_MAX, Engine, Handled, STAMPS_MAX};
 use crate::drop::DropReason;
 use crate::event::Event;
+use crate::hash::scrub_stack;
 use crate::index::{Pair, Slot};
 use crate::key::is_low_order;
 use crate::local::LocalAt;
 use crate::message::{COOKIE_REPLY, HEADROOM, INITIATION, Message, TAG};
 use crate::noise::Claim;
 use crate::parked::{PARKED_AGE, ParkedInitiation};
-use crate::peer::PeerAt;
+use crate::peer::{PeerAt, Peers};
 use crate::session::{Epochs, Session};
+use crate::session_key::Renewal;
 
 /// What came of a datagram, before names are given.
 enum Received {
@@ -93,12 +95,14 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         match Message::parse(datagram).ok_or(DropReason::Malformed)? {
             Message::Data { receiver, counter } => self.receive_data(from, datagram, (receiver, counter), now),
             Message::Initiation { ephemeral } => {
-                self.receive_initiation(from, datagram, &ephemeral, now)?;
-                Ok(Received::Consumed)
+                let result = self.receive_initiation(from, datagram, &ephemeral, now);
+                scrub_stack();
+                result.map(|()| Received::Consumed)
             }
             Message::Response { receiver, ephemeral } => {
-                self.receive_response(from, datagram, (receiver, &ephemeral), now)?;
-                Ok(Received::Consumed)
+                let result = self.receive_response(from, datagram, (receiver, &ephemeral), now);
+                scrub_stack();
+                result.map(|()| Received::Consumed)
             }
             Message::CookieReply { receiver } => {
                 let session = self.sessions.by_index(receiver).and_then(|slot| self.sessions.get_mut(slot));
@@ -119,28 +123,27 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let session = self.sessions.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
         let progress = session.open(header, datagram, now)?;
         let pair = session.pair();
+        if session.take_armed() {
+            self.sessions.schedule(slot);
+        }
         // from here on the sender is known
         if progress.newest {
-            self.prove_endpoint(pair.peer, from);
+            self.locate(slot, pair.peer, from);
         }
         if progress.proves {
             self.sessions.settle(slot);
             self.completed(slot, from, now);
         }
-        self.sessions.schedule(slot);
-        self.renew(slot, progress.renewal, now);
+        if progress.renewal != Renewal::No {
+            self.renew(slot, progress.renewal, now);
+        }
         let end = datagram.len() - TAG;
         let sealed = datagram.get(HEADROOM..end).unwrap_or_default();
         if sealed.is_empty() {
             return Ok(Received::Consumed);
         }
         let inner = IpPacket::parse(sealed).map_err(|_malformed| DropReason::Malformed)?;
-        if self.peers.allowed_ips.owner(inner.source()) != Some(pair.peer) {
-            return Err(DropReason::SourceMismatch);
-        }
-        if self.locals.owner(inner.destination()) != Some(pair.local) {
-            return Err(DropReason::NotOurDestination);
-        }
+        self.check(slot, pair, (inner.source(), inner.destination()))?;
         let packet = HEADROOM..HEADROOM + inner.total_length();
         if let Some(session) = self.sessions.get_mut(slot) {
             session.traffic.rx_packets += 1;
@@ -148,6 +151,38 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         Ok(Received::Opened { packet, pair })
     }
 
+    /// Whether source and destination of an inner packet belong to the two keys of its session: both are looked up over all
+    /// peers and identities, unless they are those of the packet before.
+    fn check(&mut self, slot: Slot, pair: Pair, (source, destination): (IpAddr, IpAddr)) -> Result<(), DropReason> {
+        let checked = Some((source, destination, self.tables));
+        let session = self.sessions.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
+        if session.checked == checked {
+            return Ok(());
+        }
+        if self.peers.allowed_ips.owner(source) != Some(pair.peer) {
+            return Err(DropReason::SourceMismatch);
+        }
+        if self.locals.owner(destination) != Some(pair.local) {
+            return Err(DropReason::NotOurDestination);
+        }
+        session.checked = checked;
+        Ok(())
+    }
+
+    /// The peer is where its newest message came from.
+    fn locate(&mut self, slot: Slot, peer: PeerAt, from: SocketAddr) {
+        let located = |peers: &Peers<P>| Some((from, peers.moves()));
+        let before = self.sessions.get(slot).and_then(|session| session.located);
+        if before == located(&self.peers) {
+            return;
+        }
+        self.prove_endpoint(peer, from);
+        if let Some(session) = self.sessions.get_mut(slot) {
+            session.located = located(&self.peers);
+        }
+    }
+
+    #[inline(never)]
     fn receive_response(
         &mut self,
         from: SocketAddr,
@@ -180,6 +215,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     }
 
     /// An initiation, cheapest checks first: `mac1`, load, and only then curve operations.
+    #[inline(never)]
     fn receive_initiation(
         &mut self,
         from: SocketAddr,

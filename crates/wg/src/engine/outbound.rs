@@ -9,6 +9,7 @@ use x25519_dalek::PublicKey;
 
 use super::Engine;
 use crate::drop::DropReason;
+use crate::hash::scrub_stack;
 use crate::index::{Pair, Slot};
 use crate::message::{DATA_OVERHEAD, HEADROOM};
 use crate::session::{Epochs, Session};
@@ -77,7 +78,12 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let session = self.sessions.get_mut(path.slot).ok_or(DropReason::KeyExpired)?;
         message.get_mut(padding).ok_or(DropReason::TooLong)?.fill(0);
         let renewal = session.seal(message, now)?;
-        self.sent(path.slot, renewal, now);
+        if session.take_armed() {
+            self.sessions.schedule(path.slot);
+        }
+        if renewal != Renewal::No {
+            self.renew(path.slot, renewal, now);
+        }
         Ok(end)
     }
 
@@ -197,15 +203,10 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
     }
 
-    /// After a session has sealed: it may want to be woken earlier, or a new key.
-    fn sent(&mut self, slot: Slot, renewal: Renewal, now: Instant) {
-        self.sessions.schedule(slot);
-        self.renew(slot, renewal, now);
-    }
-
+    /// Begins a handshake if the key should be renewed, and that may be now.
     pub(super) fn renew(&mut self, slot: Slot, renewal: Renewal, now: Instant) {
-        let wants = renewal != Renewal::No && self.sessions.get(slot).is_some_and(|session| session.may_initiate(now));
-        if wants && (renewal == Renewal::Urgent || self.admission.admits_renewal(now)) {
+        let may = self.sessions.get(slot).is_some_and(|session| session.may_initiate(now));
+        if may && (renewal == Renewal::Urgent || self.admission.admits_renewal(now)) {
             self.initiate(slot, now);
         }
     }
@@ -259,7 +260,14 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
     }
 
+    /// Begins a handshake, if none is under way.
     pub(super) fn initiate(&mut self, slot: Slot, now: Instant) {
+        self.initiate_now(slot, now);
+        scrub_stack();
+    }
+
+    #[inline(never)]
+    fn initiate_now(&mut self, slot: Slot, now: Instant) {
         let Some(attempts) = self.sessions.get(slot).filter(|session| session.may_initiate(now)).map(Session::attempts)
         else {
             return;

@@ -1,4 +1,4 @@
-//! Anything may happen to two friends; nothing is delivered twice or under a wrong name, and when it stops they talk.
+//! FZ-11: anything may happen to two friends; nothing is delivered twice or under a wrong name, and when it stops they talk.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -151,7 +151,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn two_friends_survive_anything(faults in prop::collection::vec(fault(), 0..120)) {
+    fn fz_11_two_friends_survive_anything(faults in prop::collection::vec(fault(), 0..120)) {
         assert_they_survive(faults);
     }
 }
