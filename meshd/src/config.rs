@@ -186,6 +186,9 @@ pub(crate) struct TunnelConfig {
     /// The peer's public key, as `wg pubkey` makes it.
     #[arg(long, value_name = "KEY")]
     pub(crate) peer_key: String,
+    /// File with a preshared key, as `wg genpsk` makes it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) preshared_key_file: Option<PathBuf>,
     /// An address on the peer's side; several are allowed.
     #[arg(long, value_name = "IP")]
     pub(crate) peer_address: Vec<IpAddr>,

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::SpiffeId;
 use plan::PeerName;
-use wg::{LocalConfig, LocalKey, PeerConfig, PublicKey, StaticSecret};
+use wg::{LocalConfig, LocalKey, PeerConfig, PresharedKey, PublicKey, StaticSecret};
 
 use crate::config::TunnelConfig;
 use crate::datapath::{self, Command};
@@ -48,9 +48,11 @@ fn peers(config: &TunnelConfig, there: PeerName) -> anyhow::Result<BTreeMap<Peer
         keys: BTreeMap::from([(1, key)]),
         endpoints,
         allowed_ips: Vec::new(),
+        preshared_key: None,
     };
     let mut all = BTreeMap::new();
     let mut main = peer(PublicKey::from(key), config.endpoint.into_iter().collect());
+    main.preshared_key = config.preshared_key_file.as_deref().map(read_key).transpose()?.map(PresharedKey::new);
     main.allowed_ips = config.peer_address.iter().map(|address| (*address).into()).collect();
     all.insert(there, main);
     for n in 1..=config.idle_peers {

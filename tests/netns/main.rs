@@ -7,6 +7,7 @@ mod cases;
 mod lab;
 mod runtime;
 mod shell;
+mod stock;
 
 use std::process::{Command, ExitCode, Stdio};
 

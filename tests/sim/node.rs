@@ -382,7 +382,7 @@ fn engine_peers(desired: &Desired) -> BTreeMap<PeerName, PeerConfig> {
     let peers = desired.peers.iter().map(|(name, remote)| {
         let keys = remote.keys.iter().map(|(epoch, key)| (epoch.0, PublicKey::from(*key))).collect();
         let allowed_ips = remote.addresses.iter().map(|ip| (*ip).into()).collect();
-        (name.clone(), PeerConfig { keys, endpoints: remote.endpoints.clone(), allowed_ips })
+        (name.clone(), PeerConfig { keys, endpoints: remote.endpoints.clone(), allowed_ips, preshared_key: None })
     });
     peers.collect()
 }

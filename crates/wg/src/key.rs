@@ -1,10 +1,13 @@
 //! Keys as the engine is given them, and the public keys that nobody may have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use x25519_dalek::{PublicKey, StaticSecret};
+
+use crate::hash::Secret;
 
 /// A private key of a local identity. It has no `Debug`: it reaches no log.
 #[derive(Clone)]
@@ -24,8 +27,25 @@ pub struct LocalConfig {
     pub addresses: BTreeSet<IpAddr>,
 }
 
+/// A secret that both sides of a peer's sessions mix into every handshake (WireGuard paper §5.2). Zeroed when it is dropped; it has
+/// no `Debug`: it reaches no log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PresharedKey(Secret);
+
+impl PresharedKey {
+    /// These 32 bytes. All zeros are the same as no preshared key.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Secret::new(bytes))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 /// A remote (node, identity).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct PeerConfig {
     /// Verified public keys by epoch; empty while no binding is known. Low-order keys and our own are ignored, and a key
     /// that two peers claim is the one's who claimed it first.
@@ -35,6 +55,18 @@ pub struct PeerConfig {
     pub endpoints: Vec<SocketAddr>,
     /// Inner prefixes of this peer. A prefix that two peers claim belongs to neither.
     pub allowed_ips: Vec<IpNet>,
+    /// The secret shared with this peer beforehand, if there is one. A new one counts from the next handshake on.
+    pub preshared_key: Option<PresharedKey>,
+}
+
+impl fmt::Debug for PeerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerConfig")
+            .field("keys", &self.keys)
+            .field("endpoints", &self.endpoints)
+            .field("allowed_ips", &self.allowed_ips)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The encodings of Curve25519 points of small order, as X25519 reads them (top bit cleared, RFC 7748 §5):

@@ -20,6 +20,7 @@
 //!     keys: BTreeMap::from([(1, PublicKey::from(&them))]),
 //!     endpoints: vec!["192.0.2.2:51840".parse()?],
 //!     allowed_ips: vec!["10.0.0.2/32".parse()?],
+//!     preshared_key: None,
 //! };
 //! let local = LocalConfig {
 //!     keys: vec![LocalKey { epoch: 1, secret: us }],
@@ -63,7 +64,7 @@ pub use drop::{DropCounters, DropReason};
 pub use engine::{Engine, Handled, Occupancy, Path, SessionInfo};
 pub use event::{EVENTS_MAX, Event, RetireReason};
 pub use index::SESSIONS_MAX;
-pub use key::{LocalConfig, LocalKey, PeerConfig, is_low_order};
+pub use key::{LocalConfig, LocalKey, PeerConfig, PresharedKey, is_low_order};
 pub use message::{HEADROOM, TAG};
 pub use session::IDLE_TIMEOUT;
 pub use transmit::{TRANSMITS_MAX, Transmit};

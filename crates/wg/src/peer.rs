@@ -8,7 +8,8 @@ use x25519_dalek::PublicKey;
 
 use crate::admission::Allowance;
 use crate::allowed_ips::{AllowedIps, Claims};
-use crate::key::{PeerConfig, is_low_order};
+use crate::key::{PeerConfig, PresharedKey, is_low_order};
+use crate::noise::NO_PRESHARED_KEY;
 
 /// A peer inside the engine. Numbers are never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +44,11 @@ impl<P> Peer<P> {
     /// Where packets go.
     pub(crate) const fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint
+    }
+
+    /// What is mixed into its handshakes; zeros where nothing was agreed on.
+    pub(crate) fn preshared_key(&self) -> &[u8; 32] {
+        self.config.preshared_key.as_ref().map_or(&NO_PRESHARED_KEY, PresharedKey::bytes)
     }
 
     /// Where to send the `attempt`th initiation: to the endpoint first, then to each other known one in turn, so that a

@@ -22,7 +22,7 @@ use crate::gate::Gate;
 use crate::hash::Secret;
 use crate::index::Pair;
 use crate::message::{DATA_OVERHEAD, INITIATION, RESPONSE, u32_at};
-use crate::noise::{Acquaintance, Initiator, NO_PRESHARED_KEY, Proven};
+use crate::noise::{Acquaintance, Initiator, Proven};
 use crate::random::Random;
 use crate::session_key::{KeyFacts, Progress, Renewal, SessionKeys};
 use crate::stamp::Stamp;
@@ -304,6 +304,7 @@ impl Session {
     pub(crate) fn respond(
         &mut self,
         (proven, index): (Proven, u32),
+        preshared: &[u8; 32],
         random: &mut Random,
         out: &mut [u8],
         now: Instant,
@@ -312,7 +313,7 @@ impl Session {
             out.get_mut(..RESPONSE).and_then(|out| out.try_into().ok()).ok_or(DropReason::TooLong)?;
         let remote_index = proven.sender;
         let ephemeral = StaticSecret::from(*random.secret());
-        let keys = proven.respond((&self.peer_key, &NO_PRESHARED_KEY), &ephemeral, index, message)?;
+        let keys = proven.respond((&self.peer_key, preshared), &ephemeral, index, message)?;
         self.jar.sign(&MacKeys::new(&self.peer_key), message, now).ok_or(DropReason::HandshakeInvalid)?;
         let facts = KeyFacts { local_index: index, remote_index, is_initiator: false, born: now };
         let jitter = self.draw_jitter(random);
@@ -327,7 +328,7 @@ impl Session {
     /// Takes the answer to our initiation. The key is proven to us; a keepalive has to prove it to the other side.
     pub(crate) fn accept_response(
         &mut self,
-        gate: &Gate,
+        (gate, preshared): (&Gate, &[u8; 32]),
         message: &[u8],
         random: &mut Random,
         now: Instant,
@@ -340,7 +341,7 @@ impl Session {
         };
         let pending = self.pending.as_ref().filter(|pending| pending.index == receiver);
         let pending = pending.ok_or(DropReason::HandshakeInvalid)?;
-        let keys = pending.noise.read_response(gate.secret(), &NO_PRESHARED_KEY, message)?;
+        let keys = pending.noise.read_response(gate.secret(), preshared, message)?;
         let facts = KeyFacts { local_index: receiver, remote_index, is_initiator: true, born: pending.sent };
         // its index lives on as the key's
         self.pending = None;

@@ -92,6 +92,7 @@ impl Node {
             keys: BTreeMap::from([(1, PublicKey::from(&Self::secret(other)))]),
             endpoints: endpoint.into_iter().collect(),
             allowed_ips: Self::addresses(other).map(Into::into).into(),
+            preshared_key: None,
         };
         self.handle.send(Command::SetPeers(BTreeMap::from([(Self::peer_name(other), peer)]))).unwrap();
     }

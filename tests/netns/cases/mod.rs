@@ -6,6 +6,7 @@ mod identity;
 mod leaks;
 mod modes;
 mod policy_kernel;
+mod stock;
 
 /// A case: its name, which carries the identifiers of what it shows, and what it runs.
 pub type Case = (&'static str, fn());
@@ -19,5 +20,6 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(leaks::CASES);
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy_kernel::CASES);
+    all.extend_from_slice(stock::CASES);
     all
 }

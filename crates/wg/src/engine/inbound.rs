@@ -203,7 +203,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let gate = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
         let gate = gate.ok_or(DropReason::NoBinding)?;
         self.admission.multiplied(2);
-        if let Err(reason) = session.accept_response(gate, message, &mut self.random, now) {
+        if let Err(reason) = session.accept_response((gate, peer.preshared_key()), message, &mut self.random, now) {
             peer.bad_responses.spend(now);
             return Err(reason);
         }
@@ -307,10 +307,11 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             }
             return Err(DropReason::HandshakeReplay);
         }
+        let peer = self.peers.peer(pair.peer).ok_or(DropReason::UnknownKey)?;
         let mut buffer = self.transmits.take(0).ok_or(DropReason::QueueFull)?;
         let stamp = proven.stamp;
         self.admission.multiplied(3);
-        match session.respond((proven, index), &mut self.random, buffer.bytes(), now) {
+        match session.respond((proven, index), peer.preshared_key(), &mut self.random, buffer.bytes(), now) {
             Ok(length) => self.transmits.push(from, buffer, length),
             Err(reason) => {
                 self.transmits.give_back(buffer);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::world::*;
-use crate::{DropReason, Event, RetireReason};
+use crate::{DropReason, Event, PeerConfig, PresharedKey, RetireReason};
 
 #[test]
 fn a_restarted_node_greets_and_its_peers_find_it_at_once() {
@@ -151,4 +151,36 @@ fn a_lost_initiation_is_staged_for_and_repeated() {
     world.say("alice", "bob", b"y");
     assert!(world.wire.is_empty(), "one initiation in five seconds");
     assert_eq!(world.node("alice").engine.occupancy().staged, 2);
+}
+
+/// PC-33: a preshared key counts from the next handshake on, on both sides; the session lives until then.
+#[test]
+fn pc_33_a_preshared_key_changes_under_a_live_session() {
+    let with =
+        |name, key: u8| PeerConfig { preshared_key: Some(PresharedKey::new([key; 32])), ..peer_config(name, &[1]) };
+    let mut world = World::friends(&["alice", "bob"]);
+    world.say("alice", "bob", b"none");
+    world.run();
+    world.set_peer("alice", "bob", with("bob", 7));
+    world.set_peer("bob", "alice", with("alice", 8));
+    world.say("alice", "bob", b"still the old key");
+    world.run();
+    assert_eq!(world.node("bob").payloads(), [&b"none"[..], b"still the old key"]);
+    // the two do not agree: the next handshake fails
+    world.jump(Duration::from_secs(181));
+    world.say("alice", "bob", b"waits");
+    world.wait(Duration::from_secs(3));
+    assert_eq!(world.node("bob").payloads().len(), 2);
+    assert!(world.node("alice").dropped(DropReason::HandshakeInvalid) > 0);
+    // and succeeds once they do
+    world.set_peer("bob", "alice", with("alice", 7));
+    world.wait(Duration::from_secs(6));
+    assert_eq!(world.node("bob").payloads().last().unwrap(), b"waits");
+    // all zeros are none
+    world.set_peer("bob", "alice", with("alice", 0));
+    world.set_peer("alice", "bob", peer_config("bob", &[1]));
+    world.jump(Duration::from_secs(181));
+    world.say("bob", "alice", b"back");
+    world.run();
+    assert_eq!(world.node("alice").payloads(), [b"back"]);
 }

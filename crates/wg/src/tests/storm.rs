@@ -51,6 +51,7 @@ fn peer(number: u16) -> PeerConfig {
         keys: BTreeMap::from([(1, PublicKey::from(&secret(number)))]),
         endpoints: vec![outer(number)],
         allowed_ips: vec![inner(number).into()],
+        preshared_key: None,
     }
 }
 

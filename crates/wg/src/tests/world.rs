@@ -157,6 +157,7 @@ pub(super) fn peer_config(name: Name, epochs: &[u64]) -> PeerConfig {
         keys: epochs.iter().map(|epoch| (*epoch, public(name, *epoch))).collect(),
         endpoints: vec![outer(name)],
         allowed_ips: vec![v4(name).into(), v6(name).into()],
+        preshared_key: None,
     }
 }
 
