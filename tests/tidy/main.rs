@@ -197,3 +197,27 @@ fn every_flag_in_the_manifests_exists() {
     }
     none("environment names that meshd does not read", &offenders);
 }
+
+/// Every row has a line in the table of conformance, and every test that it names exists.
+#[test]
+fn the_table_of_conformance_names_tests_that_exist() {
+    let table = fs::read_to_string(root().join("docs/wireguard-conformance.md")).expect("the table is there");
+    let sources: Vec<String> = rust_files().into_iter().map(|(_, text)| text).collect();
+    let exists = |name: &str| {
+        let (function, case) = (format!("fn {name}("), format!("(\"{name}\","));
+        sources.iter().any(|text| text.contains(&function) || text.contains(&case))
+    };
+    let mut offenders = Vec::new();
+    let rows = (1..=35).map(|n| format!("KS-{n:02}")).chain((1..=33).map(|n| format!("PC-{n:02}")));
+    for row in rows.filter(|row| !["PC-09", "PC-10"].contains(&row.as_str())) {
+        if !table.contains(&format!("\n| {row} |")) {
+            offenders.push(format!("no row {row}"));
+        }
+    }
+    for line in table.lines().filter(|line| line.starts_with("| ")) {
+        let shown = line.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let names = shown.split('`').skip(1).step_by(2).filter(|name| name.contains('_'));
+        offenders.extend(names.filter(|name| !exists(name)).map(|name| format!("no test {name}")));
+    }
+    none("docs/wireguard-conformance.md", &offenders);
+}

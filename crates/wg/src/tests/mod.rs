@@ -14,6 +14,7 @@ mod oracle;
 mod rotation;
 mod storm;
 mod timing;
+mod vectors;
 mod world;
 
 pub(crate) use world::epoch;
