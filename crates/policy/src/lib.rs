@@ -25,6 +25,7 @@ pub mod blocks;
 pub mod cluster_policy;
 pub mod compile;
 pub mod enrolment;
+pub mod manifest;
 pub mod mode;
 pub mod network_policy;
 pub mod nft;
