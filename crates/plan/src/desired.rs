@@ -170,6 +170,7 @@ impl Desired {
         let mut desired = Self::default();
         local::add(&mut desired, view, here);
         remote::add(&mut desired, view, here);
+        local::fence(&mut desired, view, here);
         desired
     }
 

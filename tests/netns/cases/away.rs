@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::cni::empty;
-use crate::lab::{Lab, namespace, pod};
+use crate::lab::{Lab, MARKER, markers, namespace, peer_authentication, pod};
 use crate::runtime::{Called, Runtime, Sandbox, finish};
 use crate::shell::{eventually, run};
 
@@ -15,6 +15,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("cn_06_a_stopping_daemon_says_so_to_who_waits", stopping),
     ("cn_07_a_stopped_daemon_is_waited_for_only_so_long_and_keeps_no_ghost", hanging),
     ("cn_13_mf_08_a_disk_that_takes_nothing_refuses_add_and_lets_del_through", full_disk),
+    ("mf_07_a_damaged_state_file_opens_nothing_and_stops_nobody_else", damaged_state),
     ("cn_14_mf_10_what_the_kernel_refuses_is_taken_back_and_tried_again", kernel_refuses),
 ];
 
@@ -216,4 +217,86 @@ fn kernel_refuses() {
     let result = runtime.must_add(&sandbox);
     runtime.del(&sandbox, Some(&result));
     runtime.nothing_left(&before);
+}
+
+/// Every state file of a daemon that has ended is damaged in some way; what it still knows goes on, what it does not
+/// know is closed.
+fn damaged_state() {
+    let manifests = [
+        namespace("demo", true),
+        namespace("plain", false),
+        pod("demo", "client", "n1", "client", ""),
+        pod("demo", "lost", "n2", "lost", ""),
+        pod("demo", "kept", "n2", "kept", ""),
+        pod("plain", "client", "n1", "client", ""),
+        peer_authentication("demo", "STRICT"),
+    ];
+    let lab = Lab::up("nodes: 2\nfamilies: [ipv4]", &manifests.concat());
+    let [lost, kept] = ["demo/lost", "demo/kept"].map(|pod| lab.ip(pod, false));
+    for ip in [lost, kept] {
+        lab.pings_within("demo/client", ip, Duration::from_secs(5));
+    }
+    assert!(!lab.pings("plain/client", lost), "STRICT does not hold before anything is damaged");
+    let container = lab.pod("demo/lost")["containerId"].as_str().expect("a container").to_owned();
+    let mut runtime = Runtime::of(&lab, "n2");
+    let (state, log) = (runtime.state(""), lab.node("n2")["log"].as_str().expect("a log").to_owned());
+    for (round, harm) in
+        [truncate as fn(&[u8]) -> Vec<u8>, flip, |_| Vec::new(), |_| vec![b' '; 1 << 20]].iter().enumerate()
+    {
+        runtime.daemon_down("-9");
+        let mut damaged = 0;
+        for path in state_files(&state) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.contains(&container) || ["floor", "recent-pairs"].contains(&&*name) {
+                let bytes = std::fs::read(&path).expect("a state file");
+                std::fs::write(&path, harm(&bytes)).expect("it can be damaged");
+                damaged += 1;
+            }
+        }
+        assert_eq!(damaged, 3, "round {round}: these are not all the files in {}", state.display());
+        runtime = runtime.daemon_up(&lab);
+        // who greets nobody waits until the other side has missed an answer (KEEPALIVE + REKEY_TIMEOUT, 15 s)
+        lab.pings_within("demo/client", kept, Duration::from_secs(25));
+        assert!(!lab.pings("demo/client", lost), "who is not known cannot be reached by tunnel");
+        // clear text both ways: refused in, and not sent
+        assert_eq!(lab.tcp_echo("plain/client", lost, 8080, MARKER), None, "a lost file opened a STRICT pod");
+        assert!(!lab.pings("plain/client", lost), "a lost file opened a STRICT pod");
+        let capture = lab.capture();
+        assert_eq!(lab.udp_echo("demo/lost", lab.ip("demo/client", false), 8080, MARKER), None);
+        assert_eq!(markers(&capture.stop()), 0, "a pod that is not known sends clear text to a member");
+        assert!(lab.must("node/n2", &["cat", &log]).matches("cannot be believed").count() > round, "nobody is told");
+    }
+    assert_eq!(lab.node("n2")["restarts"], 4, "the daemon ended by itself");
+    // its runtime makes it anew
+    run(&crate::lab::program("meshctl"), &["lab", "delete", "pod/demo/lost"]);
+    lab.put("again.yaml", &pod("demo", "lost", "n2", "lost", ""));
+    let again = eventually("it is there again", Duration::from_secs(15), || {
+        let pods = lab.status();
+        let pod = pods["pods"]
+            .as_array()?
+            .iter()
+            .find(|p| p["name"] == "lost" && p["containerId"] != container.as_str())?
+            .clone();
+        pod["addresses"][0].as_str()?.parse().ok()
+    });
+    lab.pings_within("demo/client", again.0, Duration::from_secs(10));
+}
+
+fn truncate(bytes: &[u8]) -> Vec<u8> {
+    bytes[..bytes.len() / 2].to_vec()
+}
+
+fn flip(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if let Some(middle) = bytes.len().checked_div(2).and_then(|at| bytes.get_mut(at)) {
+        *middle ^= 1;
+    }
+    bytes
+}
+
+fn state_files(state: &Path) -> Vec<std::path::PathBuf> {
+    let list = |folder: &Path| -> Vec<std::path::PathBuf> {
+        std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()).filter(|p| p.is_file()).collect()
+    };
+    [list(state), list(&state.join("attachments"))].concat()
 }

@@ -7,6 +7,7 @@ mod leaks;
 mod modes;
 mod policy_kernel;
 mod stock;
+mod wire;
 
 /// A case: its name, which carries the identifiers of what it shows, and what it runs.
 pub type Case = (&'static str, fn());
@@ -21,5 +22,6 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy_kernel::CASES);
     all.extend_from_slice(stock::CASES);
+    all.extend_from_slice(wire::CASES);
     all
 }

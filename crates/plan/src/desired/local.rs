@@ -107,6 +107,22 @@ fn add_attachment(desired: &mut Desired, view: &ClusterView, here: &Here, attach
     }
 }
 
+/// Members that are on this node and that no attachment is known of: its file was lost, or its ADD is still to come.
+/// Nothing reaches them by tunnel and nothing of theirs is marked; clear text to them is judged as their manifests say.
+pub(super) fn fence(desired: &mut Desired, view: &ClusterView, here: &Here) {
+    for pod in view.pods.values().filter(|pod| pod.node.as_ref() == Some(&here.node)) {
+        let Some((_, mode)) = Desired::membership(view, here, pod) else { continue };
+        // a status can say anything: only what lies where this node's pods are
+        let is_ours = |ip: &&IpAddr| desired.filter.own_ranges.iter().any(|range| range.contains(*ip));
+        let is_held = |ip: &IpAddr| desired.filter.local.contains(ip) || here.addresses.contains(ip);
+        let fenced: Vec<IpAddr> = pod.ips.iter().filter(is_ours).copied().filter(|ip| !is_held(ip)).collect();
+        for ip in fenced {
+            desired.filter.enrolled.insert(ip);
+            add_mode(desired, ip, &mode);
+        }
+    }
+}
+
 fn add_mode(desired: &mut Desired, ip: IpAddr, mode: &EffectiveMode) {
     desired.filter.enrolled_enforced.insert(ip);
     if mode.is_strict() {

@@ -335,6 +335,19 @@ fn a_pods_status_speaks_only_where_no_slice_does_and_never_into_another_nodes_ra
 }
 
 #[test]
+fn mf_07_a_member_whose_attachment_was_lost_is_closed_and_has_no_identity_here() {
+    let (mut view, mut here) = world(Mode::Strict, endpoint(None, true));
+    let lost = Pod { ips: BTreeSet::from([ip("10.1.0.5"), ip("10.2.0.9")]), ..pod("a", "n1") };
+    view.handle(Event::Apply(Object::Pod(lost))).unwrap();
+    here.attachments.clear();
+    let desired = Desired::of(&view, &here);
+    let closed = BTreeSet::from([ip("10.1.0.5")]);
+    assert_eq!((&desired.filter.strict, &desired.filter.enrolled), (&closed, &closed), "and not in another's range");
+    assert!(desired.filter.pins.is_empty() && !desired.locals.contains_key(&web()));
+    assert!(!desired.filter.local.contains(&ip("10.1.0.5")), "what it sends counts as coming from nowhere");
+}
+
+#[test]
 fn f11_port_exceptions_both_ways() {
     let (mut view, here) = world(Mode::Strict, endpoint(None, true));
     let mut workload = view.peer_authentications[&("shop".to_owned(), "default".to_owned())].clone();
