@@ -38,13 +38,27 @@ struct FileState {
 #[derive(Debug, Default)]
 pub(super) struct Collection {
     files: BTreeMap<PathBuf, FileState>,
+    /// The files that speak of an object, in the order of their names.
+    holders: BTreeMap<ObjectKey, BTreeSet<PathBuf>>,
+    /// Objects that one of their files has touched since they were put together.
+    touched: BTreeSet<ObjectKey>,
     objects: BTreeMap<ObjectKey, Manifest>,
     /// Refusals that only show when files are put together.
-    conflicts: Vec<Refusal>,
+    conflicts: BTreeMap<ObjectKey, Vec<Refusal>>,
+    /// Objects over the limit: they are looked at again when there is room.
+    beyond: BTreeSet<ObjectKey>,
+}
+
+/// An object as its files give it.
+struct Merged {
+    value: Value,
+    /// When its file was changed, in seconds since 1970.
+    changed: u64,
+    at: Refusal,
 }
 
 /// Which part of an object a file speaks for: programs write parts of objects beside the manifests of people.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Whole,
     Overlay,
@@ -58,7 +72,7 @@ fn part_of(path: &Path) -> Part {
 impl Collection {
     /// A file is there with this text; `changed` in seconds since 1970.
     pub(super) fn handle_file(&mut self, path: &Path, text: &str, changed: u64) {
-        let before = self.files.remove(path).unwrap_or_default();
+        let before = self.take_away(path);
         let mut state = FileState { changed, ..FileState::default() };
         let file = path.display().to_string();
         let mut nameless = false;
@@ -85,7 +99,26 @@ impl Collection {
                 state.documents.entry(key).or_insert(held);
             }
         }
+        for key in state.documents.keys() {
+            self.holders.entry(key.clone()).or_default().insert(path.to_path_buf());
+            self.touched.insert(key.clone());
+        }
         self.files.insert(path.to_path_buf(), state);
+    }
+
+    /// Forgets what a file held, and returns it.
+    fn take_away(&mut self, path: &Path) -> FileState {
+        let state = self.files.remove(path).unwrap_or_default();
+        for key in state.documents.keys() {
+            if let Some(holders) = self.holders.get_mut(key) {
+                holders.remove(path);
+                if holders.is_empty() {
+                    self.holders.remove(key);
+                }
+            }
+            self.touched.insert(key.clone());
+        }
+        state
     }
 
     /// A file cannot be read: its objects stay.
@@ -96,7 +129,7 @@ impl Collection {
 
     /// A file is gone, and with it its objects.
     pub(super) fn handle_gone(&mut self, path: &Path) {
-        self.files.remove(path);
+        self.take_away(path);
     }
 
     /// The files that are known.
@@ -104,32 +137,43 @@ impl Collection {
         self.files.keys()
     }
 
-    /// Puts the files together and returns what changed since the last time.
+    /// Puts together what was touched, and returns what changed since the last time.
     pub(super) fn poll_changes(&mut self) -> Vec<Change> {
-        self.conflicts.clear();
-        let mut fresh = BTreeMap::new();
-        for (key, (value, changed, at)) in self.merged() {
-            match convert::manifest(&key, &value, changed) {
-                Ok(manifest) => drop(fresh.insert(key, manifest)),
-                Err(reason) => {
-                    self.conflicts.push(Refusal { reason, ..at });
-                    // the last good one stays
-                    if let Some(held) = self.objects.get(&key) {
-                        fresh.insert(key, held.clone());
-                    }
-                }
-            }
-        }
         let mut changes = Vec::new();
-        for (key, manifest) in &fresh {
-            if self.objects.get(key) != Some(manifest) {
-                changes.push(Change::Apply(manifest.clone()));
+        for key in std::mem::take(&mut self.touched) {
+            changes.extend(self.put_together(key));
+        }
+        while self.objects.len() < OBJECTS_MAX {
+            let Some(key) = self.beyond.pop_first() else { break };
+            changes.extend(self.put_together(key));
+        }
+        changes
+    }
+
+    fn put_together(&mut self, key: ObjectKey) -> Option<Change> {
+        self.conflicts.remove(&key);
+        self.beyond.remove(&key);
+        let Some(merged) = self.merged(&key) else {
+            return self.objects.remove(&key).map(|_| Change::Delete(key));
+        };
+        if !self.objects.contains_key(&key) && self.objects.len() >= OBJECTS_MAX {
+            let reason = format!("over the limit of {OBJECTS_MAX} objects");
+            self.conflicts.entry(key.clone()).or_default().push(Refusal { reason, ..merged.at });
+            self.beyond.insert(key);
+            return None;
+        }
+        match convert::manifest(&key, &merged.value, merged.changed) {
+            Ok(manifest) => {
+                let same = self.objects.get(&key) == Some(&manifest);
+                self.objects.insert(key, manifest.clone());
+                (!same).then_some(Change::Apply(manifest))
+            }
+            Err(reason) => {
+                // the last good one stays
+                self.conflicts.entry(key).or_default().push(Refusal { reason, ..merged.at });
+                None
             }
         }
-        let gone = self.objects.keys().filter(|key| !fresh.contains_key(*key));
-        changes.extend(gone.cloned().map(Change::Delete));
-        self.objects = fresh;
-        changes
     }
 
     /// Every object as it is now.
@@ -140,35 +184,32 @@ impl Collection {
 
     /// Everything that could not be used, in order.
     pub(super) fn refusals(&self) -> Vec<Refusal> {
-        let all = self.files.values().flat_map(|file| &file.refusals).chain(&self.conflicts);
+        let all = self.files.values().flat_map(|file| &file.refusals).chain(self.conflicts.values().flatten());
         all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    fn merged(&mut self) -> BTreeMap<ObjectKey, (Value, u64, Refusal)> {
-        let mut wholes: BTreeMap<ObjectKey, (Value, u64, Refusal)> = BTreeMap::new();
+    /// An object of all its files: the first that has it whole, with what overlays add to it.
+    fn merged(&mut self, key: &ObjectKey) -> Option<Merged> {
+        let mut whole: Option<Merged> = None;
         let mut overlays = Vec::new();
-        for (path, state) in &self.files {
-            for (key, held) in &state.documents {
-                let at = Refusal { file: path.display().to_string(), line: held.line, reason: String::new() };
-                if part_of(path) == Part::Overlay {
-                    overlays.push((key.clone(), held.value.clone()));
-                } else if let Some((_, _, first)) = wholes.get(key) {
-                    let reason = format!("{} {} is taken from {}:{}", key.kind, key.name, first.file, first.line);
-                    self.conflicts.push(Refusal { reason, ..at });
-                } else if wholes.len() >= OBJECTS_MAX {
-                    let reason = format!("over the limit of {OBJECTS_MAX} objects");
-                    self.conflicts.push(Refusal { reason, ..at });
-                } else {
-                    wholes.insert(key.clone(), (held.value.clone(), state.changed, at));
-                }
+        for path in self.holders.get(key).into_iter().flatten() {
+            let Some(state) = self.files.get(path) else { continue };
+            let Some(held) = state.documents.get(key) else { continue };
+            let at = Refusal { file: path.display().to_string(), line: held.line, reason: String::new() };
+            if part_of(path) == Part::Overlay {
+                overlays.push(&held.value);
+            } else if let Some(Merged { at: first, .. }) = &whole {
+                let reason = format!("{} {} is taken from {}:{}", key.kind, key.name, first.file, first.line);
+                self.conflicts.entry(key.clone()).or_default().push(Refusal { reason, ..at });
+            } else {
+                whole = Some(Merged { value: held.value.clone(), changed: state.changed, at });
             }
         }
-        for (key, overlay) in overlays {
-            if let Some((value, _, _)) = wholes.get_mut(&key) {
-                lay_over(value, &overlay);
-            }
+        let mut whole = whole?;
+        for overlay in overlays {
+            lay_over(&mut whole.value, overlay);
         }
-        wholes
+        Some(whole)
     }
 }
 

@@ -48,9 +48,12 @@ pub(crate) fn watch(root: &Path) -> anyhow::Result<Source> {
         format!("cannot read the manifest folder {}: make it, or name another with --directory", root.display())
     })?;
     let (poke, poked) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |_event| {
-        // full means that a look is due anyway
-        let _due = poke.try_send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // that somebody reads is no news: all programs of the mesh read this folder, and would wake each other for ever
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            // full means that a look is due anyway
+            let _due = poke.try_send(());
+        }
     })
     .context("cannot watch files (inotify): raise fs.inotify.max_user_instances")?;
     watcher

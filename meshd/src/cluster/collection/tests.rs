@@ -91,3 +91,39 @@ fn istios_own_yaml_is_read_and_its_mistakes_are_named() {
         assert!(refusals.iter().any(|r| r.reason.contains(told)), "{spec}: {refusals:?}");
     }
 }
+
+#[test]
+fn what_changes_one_by_one_equals_what_is_read_at_once() {
+    let names = ["a.yaml", "b.yaml", "weft.dev/overlays/pods/shop.a.yaml"];
+    let pod = "kind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: []}\n".to_owned();
+    let overlay = "kind: Pod\nmetadata: {name: a, namespace: shop, uid: u1}\nspec: {nodeName: n1}\n".to_owned();
+    let texts = [None, Some(policy("STRICT")), Some(policy("LOOSE")), Some(pod), Some(overlay), Some("kind: [".into())];
+    let mut stepwise = Collection::default();
+    let mut held: BTreeMap<&str, String> = BTreeMap::new();
+    // a walk over all pairs of a file and a text that does not repeat itself soon
+    for step in 0..500_usize {
+        let (name, text) = (names[step * 7 % 3], &texts[step * 5 % 11 % 6]);
+        match text {
+            Some(text) => {
+                stepwise.handle_file(Path::new(name), text, 7);
+                held.insert(name, text.clone());
+            }
+            None => {
+                stepwise.handle_gone(Path::new(name));
+                held.remove(name);
+            }
+        }
+        stepwise.poll_changes();
+        if held.values().any(|text| text.contains("LOOSE") || text.contains('[')) {
+            // what was good before stays, and that is not to be read at once
+            continue;
+        }
+        let mut whole = Collection::default();
+        for (name, text) in &held {
+            whole.handle_file(Path::new(name), text, 7);
+        }
+        whole.poll_changes();
+        assert_eq!(stepwise.objects, whole.objects, "step {step}: {held:?}");
+        assert_eq!(stepwise.refusals(), whole.refusals(), "step {step}");
+    }
+}
