@@ -1,7 +1,8 @@
 //! What is measured. Goals are those the project has set itself for the spine.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::Child;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixListener;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::shell::{eventually, run};
 pub type Section = (&'static str, fn(&mut Report));
 
 pub const ALL: &[Section] =
-    &[("up", up), ("plugin", plugin), ("modes", modes), ("newcomers", newcomers), ("crowd", crowd)];
+    &[("up", up), ("plugin", plugin), ("modes", modes), ("newcomers", newcomers), ("plain", plain), ("crowd", crowd)];
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -51,17 +52,43 @@ fn up(report: &mut Report) {
 
 /// The courier alone: starting, asking the daemon, ending.
 fn plugin(report: &mut Report) {
-    let lab = Lab::of_four("nodes: 2\nfamilies: [ipv4]");
+    let lab = Lab::of_four("nodes: 3\nfamilies: [ipv4]");
     let socket = lab.node("n1")["cniSocket"].as_str().expect("a socket").to_owned();
     let config = format!(r#"{{"cniVersion":"1.1.0","name":"weft","type":"mesh-cni","socket":"{socket}"}}"#);
     let file = crate::lab::scratch("status.json");
     std::fs::write(&file, config).expect("the folder takes files");
     let command = format!("CNI_COMMAND=STATUS exec {} < {file}", program("mesh-cni"));
     let text = run("python3", &["-c", CHILDREN, "200", "sh", "-c", &command]);
-    let mut figures: Vec<f64> = text.lines().map(|line| line.parse().expect("a number")).collect();
-    let kib = figures.pop().expect("a resident set");
+    let figures: Vec<f64> = text.lines().map(|line| line.parse().expect("a number")).collect();
     report.spread("mesh-cni STATUS, process and all", figures, "ms", (Some(5.0), None));
-    report.figure("mesh-cni resident set", kib / 1024.0, "MiB", Some(8.0));
+    report.figure("mesh-cni, most resident while it waits for an answer", waiting_plugin(), "MiB", Some(8.0));
+}
+
+/// The most that a mesh-cni had resident until it waited for a daemon that does not answer, in MiB.
+fn waiting_plugin() -> f64 {
+    let socket = crate::lab::scratch("silent.sock");
+    let listener = UnixListener::bind(&socket).expect("the folder takes sockets");
+    let mut child = Command::new(program("mesh-cni"))
+        .env("CNI_COMMAND", "STATUS")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("mesh-cni runs");
+    let config = format!(r#"{{"cniVersion":"1.1.0","name":"weft","type":"mesh-cni","socket":"{socket}"}}"#);
+    child.stdin.take().expect("it is piped").write_all(config.as_bytes()).expect("it reads");
+    let (stream, _) = listener.accept().expect("it asks");
+    BufReader::new(stream).read_line(&mut String::new()).expect("it asks in a line");
+    let most = memory(child.id(), "VmHWM:");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    most
+}
+
+/// A line of /proc/PID/status in MiB.
+fn memory(pid: u32, name: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("every process has memory");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
 }
 
 /// A prober's echoes, as they come: when each came, in seconds.
@@ -113,10 +140,19 @@ impl Drop for Prober {
     }
 }
 
-/// CLOCK_MONOTONIC in seconds, as the programs in pods read it.
-fn monotonic() -> f64 {
-    let now = run("python3", &["-c", "import time;print(time.monotonic())"]);
-    now.trim().parse().expect("a number")
+/// This process's clock as programs in pods read theirs: an instant, and what CLOCK_MONOTONIC said then, in seconds. It is late by
+/// the time that a line takes through a pipe.
+fn monotonic() -> (Instant, f64) {
+    let mut child = Command::new("python3")
+        .args(["-c", "import time;print(time.monotonic(),flush=True)"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 is there");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("it prints");
+    let instant = Instant::now();
+    child.wait().expect("it ends");
+    (instant, line.trim().parse().expect("a number"))
 }
 
 /// From a changed manifest until strangers are refused, or served again, on both nodes.
@@ -130,7 +166,7 @@ fn modes(report: &mut Report) {
     for prober in &probers {
         prober.next();
     }
-    let (begin_clock, offset) = (Instant::now(), monotonic());
+    let (begin_clock, offset) = monotonic();
     let now = || offset + begin_clock.elapsed().as_secs_f64();
     let (mut closing, mut opening, mut labels) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..25 {
@@ -216,6 +252,23 @@ fn newcomers(report: &mut Report) {
     report.spread("first echo of a new pod, more than its second", extra, "ms", (Some(50.0), None));
 }
 
+/// How long ADD took for each pod of n1, in milliseconds.
+fn adds_of_n1(lab: &Lab) -> Vec<f64> {
+    let status = lab.status();
+    let pods = status["pods"].as_array().expect("pods").iter().filter(|p| p["node"] == "n1");
+    pods.map(|p| p["addMicros"].as_f64().expect("a time") / 1000.0).collect()
+}
+
+/// What the chain takes without mesh-cni: the floor that this machine and the primary plugin set.
+fn plain(report: &mut Report) {
+    let lab = Lab::up_with("nodes: 3\nfamilies: [ipv4, ipv6]", &namespace("crowd", false), &["--no-mesh"]);
+    for first in (0..200).step_by(10) {
+        lab.apply(&crowd_of("n1", first, 10, false));
+        wait_running(&lab, usize::try_from(first + 10).expect("a few"));
+    }
+    report.spread("ADD through the chain without mesh-cni, 10 at a time", adds_of_n1(&lab), "ms", (None, None));
+}
+
 /// 200 pods on one node, 10 at a time, and 50 identities elsewhere.
 fn crowd(report: &mut Report) {
     let lab = Lab::up("nodes: 3\nfamilies: [ipv4, ipv6]", &namespace("crowd", true));
@@ -227,10 +280,7 @@ fn crowd(report: &mut Report) {
             wait_running(&lab, running);
         }
     }
-    let status = lab.status();
-    let adds = status["pods"].as_array().expect("pods").iter().filter(|p| p["node"] == "n1");
-    let adds: Vec<f64> = adds.map(|p| p["addMicros"].as_f64().expect("a time") / 1000.0).collect();
-    report.spread("ADD through the whole chain, 10 at a time", adds, "ms", (Some(60.0), Some(250.0)));
+    report.spread("ADD through the whole chain, 10 at a time", adds_of_n1(&lab), "ms", (Some(60.0), Some(250.0)));
     for number in 0..25 {
         for node in ["n2", "n3"] {
             lab.pings_within("crowd/n1-0", lab.ip(&format!("crowd/{node}-{number}"), false), Duration::from_secs(5));
@@ -239,10 +289,8 @@ fn crowd(report: &mut Report) {
     let peers = lab.ask("n1", "status")["peers"]["sessions"].as_f64().expect("a number");
     report.figure("sessions of n1", peers, "sessions", None);
     let resident = || {
-        let pid = lab.node("n1")["pid"].to_string();
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident set").to_owned();
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
+        let pid = lab.node("n1")["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the daemon runs");
+        memory(pid, "VmRSS:")
     };
     report.figure("meshd node, 200 pods and 50 peers: resident set", resident(), "MiB", Some(40.0));
     let mut pauses = Vec::new();

@@ -36,12 +36,17 @@ pub fn scratch(name: &str) -> String {
 impl Lab {
     /// Brings a lab up from `lab.yaml` text and manifests.
     pub fn up(config: &str, manifests: &str) -> Self {
+        Self::up_with(config, manifests, &[])
+    }
+
+    /// [`Self::up`] with options of `meshctl lab up`.
+    pub fn up_with(config: &str, manifests: &str, options: &[&str]) -> Self {
         let (file, pods) = (scratch("lab.yaml"), scratch("pods.yaml"));
         std::fs::write(&pods, manifests).expect("the case's folder takes files");
         let list = if manifests.is_empty() { "manifests: []".to_owned() } else { format!("manifests: [{pods}]") };
         std::fs::write(&file, format!("{config}\n{list}\n")).expect("the case's folder takes files");
         let meshctl = program("meshctl");
-        run(&meshctl, &["lab", "up", "-f", &file]);
+        run(&meshctl, &[&["lab", "up", "-f", &file], options].concat());
         Self { meshctl }
     }
 
