@@ -152,13 +152,11 @@ fn machine(namespace: &str) -> (Place, Child) {
         }
     });
     let mut said = String::new();
-    loop {
+    while !said.contains("WEFT-VM-READY") {
         let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the machine does not boot:\n{said}"));
-        if line.contains("WEFT-VM-READY") {
-            return (Place::Machine { input, lines }, child);
-        }
         said = said + &line + "\n";
     }
+    (Place::Machine { input, lines }, child)
 }
 
 /// How a link is set up.
