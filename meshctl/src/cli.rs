@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::identity::{IdentityVerb, ProofVerb};
-use crate::{identity, lab, node, peers, status};
+use crate::{door, identity, install, lab, node, peers, status};
 
 /// See, check and try Weft, the identity-keyed mesh.
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ Examples:
   meshctl status                        is this node well, who is on it, what was refused
   meshctl peers                         who is known, with whom there is a session
   meshctl identity show demo/client     SPIFFE ID, pods and keys of a service account
+  meshctl status --kubeconfig FILE      the nodes of a cluster; also as `kubectl mesh status` under the name kubectl-mesh
+  meshctl check --pre --kubeconfig FILE could Weft be installed there
   meshctl node token n4 > n4.token      lets a node join
   meshctl lab demo                      the whole story, with real traffic, on this machine
   meshctl lab up                        three nodes and a few pods in network namespaces
@@ -47,6 +49,15 @@ enum Verb {
     /// Lets nodes join.
     #[command(subcommand)]
     Node(node::NodeVerb),
+    /// Brings Weft into a cluster, or prints what it would apply.
+    Install(install::InstallArgs),
+    /// Takes Weft out of a cluster: from every node first, then its objects.
+    Uninstall(install::UninstallArgs),
+    /// Does Weft work in the cluster; could it be installed (--pre).
+    Check(install::CheckArgs),
+    /// One question to the daemon in this container.
+    #[command(hide = true)]
+    Ask(door::AskArgs),
     /// Prints a completion script for a shell.
     Completions {
         /// Which shell.
@@ -69,6 +80,10 @@ impl Cli {
             Verb::Binding(verb) => Ok(code(identity::show_bindings(&verb)?)),
             Verb::Node(verb) => verb.run().map(|()| ExitCode::SUCCESS),
             Verb::Lab(args) => args.run(),
+            Verb::Install(args) => args.run().map(|()| ExitCode::SUCCESS),
+            Verb::Uninstall(args) => args.run().map(|()| ExitCode::SUCCESS),
+            Verb::Check(args) => Ok(code(args.run()?)),
+            Verb::Ask(args) => args.run().map(|()| ExitCode::SUCCESS),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "meshctl", &mut std::io::stdout());
                 Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! `meshctl identity`, `svid` and `binding`: who lives on a node, and what the issuer signed for them, verified here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::identity::binding::{CLOCK_SKEW, SignedBinding};
@@ -76,7 +76,7 @@ impl IdentityVerb {
 
 fn revoke(args: &RevokeArgs, verb: &str) -> anyhow::Result<()> {
     let question = json!({ "verb": verb, "identity": args.identity });
-    let result = crate::rpc::ask(&args.target.socket()?, &question, std::time::Duration::from_secs(10))?;
+    let result = args.target.door()?.ask(&question)?;
     let changed = result.get("changed").and_then(Value::as_bool).unwrap_or(true);
     let done = if verb == "revoke" { "withdrawn" } else { "restored" };
     let already = if changed { "" } else { " already" };
@@ -85,7 +85,7 @@ fn revoke(args: &RevokeArgs, verb: &str) -> anyhow::Result<()> {
 
 /// The rows meant by the arguments.
 fn rows(args: &ShowArgs) -> anyhow::Result<Vec<LocalIdentity>> {
-    let mut rows: Vec<LocalIdentity> = target::ask_rows(&args.target.sockets()?, "identity")?;
+    let mut rows: Vec<LocalIdentity> = target::ask_rows(&args.target.doors()?, "identity")?;
     if let Some(wanted) = &args.identity {
         let names: Vec<String> = rows.iter().map(|r| r.spiffe_id.clone()).collect();
         rows.retain(|r| is_meant(wanted, &r.spiffe_id));
@@ -125,7 +125,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
 /// # Errors
 /// A daemon does not answer, or one of the SVIDs does not verify.
 pub(crate) fn show_svids(ProofVerb::Show(args): &ProofVerb) -> anyhow::Result<bool> {
-    let verifier = verifier(&args.target.trust_file(args.directory.as_deref())?)?;
+    let verifier = verifier(&args.target.trust(args.directory.as_deref())?)?;
     let prove = |row: &LocalIdentity| {
         let Some(chain) = &row.svid else { return Proof::missing(row, "X.509-SVID") };
         let verified = verifier.verify_svid(chain, now(), CLOCK_SKEW);
@@ -142,7 +142,7 @@ pub(crate) fn show_svids(ProofVerb::Show(args): &ProofVerb) -> anyhow::Result<bo
 /// # Errors
 /// A daemon does not answer, or one of the bindings does not verify.
 pub(crate) fn show_bindings(ProofVerb::Show(args): &ProofVerb) -> anyhow::Result<bool> {
-    let verifier = verifier(&args.target.trust_file(args.directory.as_deref())?)?;
+    let verifier = verifier(&args.target.trust(args.directory.as_deref())?)?;
     let prove = |row: &LocalIdentity| {
         let Some(text) = &row.binding else { return Proof::missing(row, "binding") };
         let verify = || -> Result<String, String> {
@@ -226,11 +226,8 @@ struct TrustSpec {
 }
 
 /// What signatures are verified with, from the bundle file; its root is taken as given, since a person looks here.
-fn verifier(path: &Path) -> anyhow::Result<Verifier> {
-    let shown = path.display();
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read the issuer's certificates {shown}"))?;
-    let trust: Trust = serde_saphyr::from_str(&text).with_context(|| format!("{shown} is no MeshTrust"))?;
+fn verifier(manifest: &str) -> anyhow::Result<Verifier> {
+    let trust: Trust = serde_saphyr::from_str(manifest).context("the issuer's certificates are no MeshTrust")?;
     let domain: TrustDomain = trust.spec.trust_domain.parse()?;
     let bundle = TrustBundle::from_pem(domain, &trust.spec.root, &trust.spec.intermediate)?;
     Ok(bundle.verify(bundle.root_fingerprint(), now())?)

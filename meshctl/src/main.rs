@@ -2,8 +2,11 @@
 
 mod admin_reply;
 mod cli;
+mod door;
 mod identity;
+mod install;
 mod interrupt;
+mod kubectl;
 mod lab;
 mod node;
 mod peers;

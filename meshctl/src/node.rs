@@ -1,7 +1,5 @@
 //! `meshctl node`: lets nodes join the mesh.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -38,10 +36,9 @@ impl NodeVerb {
     /// # Errors
     /// The controller does not answer, or refuses.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
-        let patience = Duration::from_secs(10);
         match self {
             Self::Token { node, target, output } => {
-                let result = crate::rpc::ask(&target.socket()?, &json!({ "verb": "token", "node": node }), patience)?;
+                let result = target.door()?.ask(&json!({ "verb": "token", "node": node }))?;
                 match output {
                     Format::Json => screen::out_json(&result),
                     Format::Text => {
@@ -52,7 +49,7 @@ impl NodeVerb {
                 }
             }
             Self::List { target, output } => {
-                let result = crate::rpc::ask(&target.socket()?, &json!({ "verb": "status" }), patience)?;
+                let result = target.door()?.ask(&json!({ "verb": "status" }))?;
                 let nodes = result.get("nodes").cloned().unwrap_or_default();
                 match output {
                     Format::Json => screen::out_json(&nodes),

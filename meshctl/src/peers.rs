@@ -21,9 +21,9 @@ pub(crate) struct PeersArgs {
 pub(crate) fn run(args: &PeersArgs) -> anyhow::Result<()> {
     let mut blocks = Vec::new();
     let mut all = Vec::new();
-    for socket in args.target.sockets()? {
-        let own: crate::admin_reply::Status = crate::rpc::ask_for(&socket, "status")?;
-        let peers: Vec<Peer> = target::ask_rows(std::slice::from_ref(&socket), "peers")?;
+    for door in args.target.doors()? {
+        let own: crate::admin_reply::Status = door.ask_for("status")?;
+        let peers: Vec<Peer> = target::ask_rows(std::slice::from_ref(&door), "peers")?;
         blocks.push(format!("Peers of {}\n{}", screen::strong(&own.node), table(&peers)));
         all.push(serde_json::json!({ "node": own.node, "peers": peers }));
     }

@@ -21,9 +21,8 @@ pub(crate) struct StatusArgs {
 /// # Errors
 /// A daemon does not answer.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<bool> {
-    let sockets = args.target.sockets()?;
-    let ask = |socket: &std::path::PathBuf| crate::rpc::ask_for(socket, "status");
-    let nodes: Vec<serde_json::Value> = sockets.iter().map(ask).collect::<anyhow::Result<_>>()?;
+    let ask = |door: &crate::door::Door| door.ask_for("status");
+    let nodes: Vec<serde_json::Value> = args.target.doors()?.iter().map(ask).collect::<anyhow::Result<_>>()?;
     let typed: Vec<Status> =
         nodes.iter().map(|n| Ok(serde_json::from_value(n.clone())?)).collect::<anyhow::Result<_>>()?;
     match args.output {

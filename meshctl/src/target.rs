@@ -1,9 +1,11 @@
-//! Whom a question goes to: the node daemon or controller of this machine, or those of a lab.
+//! Whom a question goes to: the node daemon or controller of this machine, or those of a lab or of a cluster.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::door::Door;
+use crate::kubectl::ClusterChoice;
 use crate::lab::{self, LabChoice};
 use crate::screen;
 
@@ -21,9 +23,11 @@ pub(crate) struct NodeTarget {
     /// The nodes of this lab.
     #[arg(long, value_name = "NAME")]
     lab: Option<String>,
-    /// This node of the lab alone.
+    /// This node of the lab or the cluster alone.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterChoice,
 }
 
 /// Which controller is asked.
@@ -35,14 +39,27 @@ pub(crate) struct ControllerTarget {
     /// The controller of this lab.
     #[arg(long, value_name = "NAME")]
     lab: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterChoice,
 }
 
 impl NodeTarget {
-    /// The sockets to ask, one a node.
+    /// Whom to ask, one a node.
     ///
     /// # Errors
     /// There is none, or several labs to choose from.
-    pub(crate) fn sockets(&self) -> anyhow::Result<Vec<PathBuf>> {
+    pub(crate) fn doors(&self) -> anyhow::Result<Vec<Door>> {
+        if self.in_cluster() {
+            return Ok(self.cluster.nodes(self.node.as_deref())?.into_iter().map(Door::Pod).collect());
+        }
+        Ok(self.sockets()?.into_iter().map(Door::Socket).collect())
+    }
+
+    fn in_cluster(&self) -> bool {
+        self.socket.is_none() && self.lab.is_none() && self.cluster.is_made()
+    }
+
+    fn sockets(&self) -> anyhow::Result<Vec<PathBuf>> {
         if let Some(socket) = &self.socket {
             return Ok(vec![socket.clone()]);
         }
@@ -57,11 +74,20 @@ impl NodeTarget {
         Ok(sockets)
     }
 
-    /// The file with the issuer's certificates: `directory`'s, or the lab's.
+    /// The issuer's certificates as a manifest: of `directory`, the cluster or the lab.
     ///
     /// # Errors
-    /// Neither is known.
-    pub(crate) fn trust_file(&self, directory: Option<&Path>) -> anyhow::Result<PathBuf> {
+    /// None of them is known, or it cannot be read.
+    pub(crate) fn trust(&self, directory: Option<&Path>) -> anyhow::Result<String> {
+        if directory.is_none() && self.in_cluster() {
+            return self.cluster.run(&["get", "meshtrust", "local", "-o", "yaml"]);
+        }
+        let path = self.trust_file(directory)?;
+        std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read the issuer's certificates {}", path.display()))
+    }
+
+    fn trust_file(&self, directory: Option<&Path>) -> anyhow::Result<PathBuf> {
         if let Some(directory) = directory {
             return Ok(directory.join(TRUST_FILE));
         }
@@ -74,11 +100,18 @@ impl NodeTarget {
 }
 
 impl ControllerTarget {
-    /// The socket to ask.
+    /// Whom to ask.
     ///
     /// # Errors
-    /// As [`NodeTarget::sockets`].
-    pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
+    /// As [`NodeTarget::doors`].
+    pub(crate) fn door(&self) -> anyhow::Result<Door> {
+        if self.socket.is_none() && self.lab.is_none() && self.cluster.is_made() {
+            return Ok(Door::Pod(self.cluster.controller()?));
+        }
+        Ok(Door::Socket(self.socket()?))
+    }
+
+    fn socket(&self) -> anyhow::Result<PathBuf> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
         }
@@ -105,14 +138,14 @@ fn lab_of(name: Option<&str>, own: &Path) -> anyhow::Result<LabChoice> {
     }
 }
 
-/// Asks all sockets the same and joins the rows of their answers.
+/// Asks all the same and joins the rows of their answers.
 ///
 /// # Errors
 /// One of them does not answer.
-pub(crate) fn ask_rows<T: serde::de::DeserializeOwned>(sockets: &[PathBuf], verb: &str) -> anyhow::Result<Vec<T>> {
+pub(crate) fn ask_rows<T: serde::de::DeserializeOwned>(doors: &[Door], verb: &str) -> anyhow::Result<Vec<T>> {
     let mut rows = Vec::new();
-    for socket in sockets {
-        let answered: Vec<T> = crate::rpc::ask_for(socket, verb).context("is meshd running?")?;
+    for door in doors {
+        let answered: Vec<T> = door.ask_for(verb)?;
         rows.extend(answered);
     }
     Ok(rows)

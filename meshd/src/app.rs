@@ -97,13 +97,18 @@ pub(crate) fn run_clean(config: &CleanConfig) -> anyhow::Result<()> {
     runtime()?.block_on(async { Kernel::open(&config.tun)?.remove_everything().await })
 }
 
+/// How often an uninstalled node is looked at for sandboxes that still need the plugin.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Takes everything of ours away from the node.
 pub(crate) fn run_uninstall(config: &UninstallConfig) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let stop = stop_signal()?;
-        if let Some(places) = config.install.places(&config.state_dir, &config.run_dir)
-            && places.remove(&config.install.cni_cache)?
-        {
+        tokio::pin!(stop);
+        let places = config.install.places(&config.state_dir, &config.run_dir);
+        let mut plugin_stays =
+            places.as_ref().map(|p| p.remove(&config.install.cni_cache)).transpose()?.unwrap_or(false);
+        if plugin_stays {
             eprint_line("mesh-cni stays in its folder for the sandboxes that were made with it");
         }
         Kernel::open(&config.tun)?.remove_everything().await?;
@@ -111,10 +116,18 @@ pub(crate) fn run_uninstall(config: &UninstallConfig) -> anyhow::Result<()> {
             empty(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
         }
         eprint_line("Weft is gone from this node");
-        if config.stay {
-            stop.await;
+        if !config.stay {
+            return Ok(());
         }
-        Ok(())
+        loop {
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+            if let (true, Some(places)) = (plugin_stays, &places) {
+                plugin_stays = places.remove(&config.install.cni_cache)?;
+            }
+        }
     })
 }
 

@@ -22,7 +22,8 @@ pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 pub struct Cluster {
     /// The run's folder: keys, logs, what the nodes keep.
     pub dir: PathBuf,
-    tools: PathBuf,
+    /// Kubernetes' programs.
+    pub tools: PathBuf,
     /// The programs that can be killed and started again.
     pub plane: ControlPlane,
     nodes: Mutex<BTreeMap<&'static str, Child>>,
@@ -239,24 +240,32 @@ fn unique() -> String {
     format!("{:x}", since.as_millis())
 }
 
-/// Takes away the control groups that the nodes left.
+/// Takes away the control groups that the nodes left; a process that is still ending holds its group for a moment.
 pub fn sweep_control_groups() {
     let groups = Path::new("/sys/fs/cgroup");
-    let hierarchies = std::fs::read_dir(groups).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-    for place in hierarchies.chain([groups.to_owned()]) {
-        for node in NODES {
-            remove_tree(&place.join(format!("weft-{node}")));
+    let begin = Instant::now();
+    loop {
+        let hierarchies =
+            std::fs::read_dir(groups).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+        let places: Vec<_> = hierarchies.chain([groups.to_owned()]).collect();
+        let held = places.iter().flat_map(|place| NODES.map(|node| place.join(format!("weft-{node}"))));
+        let left = held.filter(|group| !remove_tree(group)).count();
+        if left == 0 {
+            return;
         }
+        if begin.elapsed() > Duration::from_secs(10) {
+            return eprintln!("{left} control groups weft-n* stay below {}", groups.display());
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// Control groups are removed from the leaves up; their files go with them.
-fn remove_tree(group: &Path) {
+/// Control groups are removed from the leaves up, and their files go with them; false while one is held.
+fn remove_tree(group: &Path) -> bool {
     for entry in std::fs::read_dir(group).into_iter().flatten().filter_map(Result::ok) {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !remove_tree(&entry.path()) {
+            return false;
         }
     }
-    // a process that is still ending holds its group; the next run sweeps it
-    let _held = std::fs::remove_dir(group);
+    !group.exists() || std::fs::remove_dir(group).is_ok()
 }

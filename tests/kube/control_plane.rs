@@ -54,6 +54,18 @@ impl ControlPlane {
         child.wait().expect("it ends");
     }
 
+    /// Starts again whatever a failed case left dead.
+    pub fn recover(&self) {
+        let all = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+        for program in all {
+            let runs = self.running.lock().expect("nobody panicked with it").contains_key(program);
+            if !runs {
+                self.start(program);
+            }
+        }
+        self.await_ready();
+    }
+
     /// Waits until the API server is ready.
     pub fn await_ready(&self) {
         let kubectl = self.tools.join("kubectl").display().to_string();

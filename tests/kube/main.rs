@@ -1,8 +1,9 @@
 //! Weft in a real Kubernetes: etcd, API server, controllers, scheduler, and two nodes with containerd, kubelet and kube-proxy.
 //!
-//! `scripts/test kubernetes` runs all; a word filters by name. The cluster is made once and the cases take turns on it, in
+//! `scripts/test kubernetes` runs all; words filter by name. The cluster is made once and the cases take turns on it, in
 //! their order: the last one takes Weft away. It lives in namespaces of its own and ends with this process; what remains in
-//! the control groups is swept. `WEFT_KUBE_KEEP=1` leaves its folder with all logs behind.
+//! the control groups is swept. `WEFT_KUBE_KEEP=1` leaves its folder with all logs behind, `WEFT_KUBE_HOLD=1` the whole cluster up
+//! until this process is ended.
 
 mod cases;
 mod cluster;
@@ -23,42 +24,77 @@ fn main() -> ExitCode {
     if std::env::var_os(INSIDE).is_none() {
         return outside();
     }
-    let mut arguments = Arguments::from_args();
+    let (options, words): (Vec<_>, Vec<_>) = std::env::args().partition(|word| word.starts_with('-'));
+    let words = words.get(1..).unwrap_or_default();
+    let mut arguments = Arguments::from_iter([words.first().cloned().unwrap_or_default()].into_iter().chain(options));
+    arguments.filter = None;
     arguments.test_threads = Some(1);
     if arguments.list {
-        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+        return libtest_mimic::run(&arguments, trials(words, None)).exit_code();
     }
     let cluster = Arc::new(cluster::Cluster::up());
-    let conclusion = libtest_mimic::run(&arguments, trials(Some(&cluster)));
+    let conclusion = libtest_mimic::run(&arguments, trials(words, Some(&cluster)));
     if conclusion.has_failed() {
         cluster.show_logs();
+    }
+    if std::env::var_os("WEFT_KUBE_HOLD").is_some() {
+        let outer = std::env::var(INSIDE).unwrap_or_default();
+        eprintln!("the cluster stays: nsenter -t $(pgrep -P $(pgrep -P {outer})) -a");
+        loop {
+            std::thread::park();
+        }
     }
     cluster.down();
     conclusion.exit_code()
 }
 
-fn trials(cluster: Option<&Arc<cluster::Cluster>>) -> Vec<Trial> {
+/// The cases that one of the words names; without words all. The first, which installs Weft, always.
+fn trials(words: &[String], cluster: Option<&Arc<cluster::Cluster>>) -> Vec<Trial> {
     let trial = |(name, case): (&'static str, cases::Case)| {
         let cluster = cluster.cloned();
         Trial::test(name, move || {
-            cluster.as_deref().map(case);
+            if let Some(cluster) = &cluster {
+                cluster.plane.recover();
+                case(cluster);
+            }
             Ok(())
         })
     };
-    cases::all().into_iter().map(trial).collect()
+    let is_named = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let (mut number, all) = (0, cases::all());
+    let chosen = all.into_iter().filter(|(name, _)| {
+        number += 1;
+        number == 1 || is_named(name)
+    });
+    chosen.map(trial).collect()
 }
 
 /// Runs this program again with a network, mounts and processes of its own, and sweeps the control groups after it.
 fn outside() -> ExitCode {
     let me = std::env::current_exe().expect("a test binary has a path");
     let prepare = "mount -t tmpfs none /run && mkdir -p /run/netns && ip link set lo up && exec \"$0\" \"$@\"";
-    let status = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", prepare])
+    cluster::sweep_control_groups();
+    // when this process ends, however it does, so does everything inside
+    let status = Command::new("setpriv")
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+            "sh",
+            "-c",
+            prepare,
+        ])
         .arg(me)
         .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
+        .env(INSIDE, std::process::id().to_string())
         .status()
-        .expect("unshare (util-linux) runs");
+        .expect("setpriv (util-linux) runs");
     cluster::sweep_control_groups();
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

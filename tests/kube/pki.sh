@@ -35,3 +35,4 @@ contexts: [{name: test, context: {cluster: test, user: $user}}]
 current-context: test
 T
 done
+printf 'apiVersion: v1\nkind: Config\n' >nobody.kubeconfig

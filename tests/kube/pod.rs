@@ -1,5 +1,6 @@
 //! A pod as a case sees it: where it runs, its addresses, and commands in its network.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::IpAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -16,8 +17,6 @@ pub const MARKER: &str = "WEFT-MARKER-7f3a";
 pub struct Pod {
     /// `namespace/name`.
     pub name: String,
-    /// Its node.
-    pub node: String,
     /// Its addresses, IPv4 first.
     pub ips: Vec<IpAddr>,
     pid: u32,
@@ -40,6 +39,9 @@ pub fn pod(namespace: &str, name: &str, node: &str, extra: &str) -> String {
          image: 'localhost/pod:1', imagePullPolicy: Never, command: [/bin/sh, -c, '{SERVE}']{extra}}}]}}\n---\n"
     )
 }
+
+/// The kubelet asks by HTTP whether it serves.
+pub const READY: &str = "readinessProbe: {httpGet: {path: /name, port: 8080}, periodSeconds: 1, failureThreshold: 2}";
 
 /// What a pod does: serves its host name by HTTP, and echoes.
 pub const SERVE: &str = "hostname > /www/name; nc -ll -p 9000 -e cat & exec httpd -f -p 8080 -h /www";
@@ -67,14 +69,14 @@ impl Cluster {
         let ips = ips.iter().map(|ip| ip["ip"].as_str().expect("text").parse().expect("an address")).collect();
         let uid = facts["metadata"]["uid"].as_str().expect("a pod has a UID");
         let (pid, _) = eventually(&format!("{name} has a process"), Duration::from_secs(5), || process_of(uid));
-        Pod { name: name.to_owned(), node: facts["spec"]["nodeName"].as_str().unwrap_or_default().to_owned(), ips, pid }
+        Pod { name: name.to_owned(), ips, pid }
     }
 
     /// Applies a namespace with pods and waits for all of them.
-    pub fn pods(&self, namespace_: &str, enrolled: bool, pods: &[(&str, &str)]) -> Vec<Pod> {
-        let manifests: String = pods.iter().map(|(name, node)| pod(namespace_, name, node, "")).collect();
-        self.apply(&(namespace(namespace_, enrolled) + &manifests));
-        pods.iter().map(|(name, _)| self.pod(&format!("{namespace_}/{name}"))).collect()
+    pub fn pods(&self, in_namespace: &str, enrolled: bool, pods: &[(&str, &str)]) -> Vec<Pod> {
+        let manifests: String = pods.iter().map(|(name, node)| pod(in_namespace, name, node, READY)).collect();
+        self.apply(&(namespace(in_namespace, enrolled) + &manifests));
+        pods.iter().map(|(name, _)| self.pod(&format!("{in_namespace}/{name}"))).collect()
     }
 
     /// Deletes namespaces with everything in them and waits for it.
@@ -121,10 +123,36 @@ impl Pod {
         eventually(&format!("{} pings {to}", self.name), within, || self.pings(to).then_some(())).1
     }
 
-    /// What an HTTP server says within two seconds.
+    /// The name that an HTTP server (`host:port`) says within two seconds.
     pub fn get(&self, to: &str) -> Option<String> {
         let output = self.exec(&["curl", "-sgf", "--noproxy", "*", "-m", "2", &format!("http://{to}/name")]);
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Waits until the server answers, or until it does not.
+    pub fn gets(&self, to: &str, answers: bool) {
+        let what = format!("{} {} {to}", self.name, if answers { "reaches" } else { "is refused by" });
+        eventually(&what, Duration::from_secs(10), || (self.get(to).is_some() == answers).then_some(()));
+    }
+
+    /// Starts a conversation with a pod's echo server, a marked line every 20 ms, for so many seconds; returns when the first
+    /// line has come back.
+    pub fn talk(&self, to: IpAddr, seconds: u32) -> Talk {
+        let script = "import socket,sys,time\ns=socket.create_connection((sys.argv[1],9000),10)\ns.settimeout(30)\n\
+                      f=s.makefile('rb')\nend=time.time()+float(sys.argv[2])\nn=0\ngap=0\n\
+                      while time.time()<end:\n l=b'%s %d\\n'%(sys.argv[3].encode(),n)\n b=time.time()\n s.sendall(l)\n\
+                      \x20assert f.readline()==l\n gap=max(gap,time.time()-b)\n n+=1\n if n==1: print('up',flush=True)\n\
+                      \x20time.sleep(0.02)\nprint(n,gap)";
+        let mut child = self.spawn(&["python3", "-c", script, &to.to_string(), &seconds.to_string(), MARKER]);
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        let _count = output.read_line(&mut line).expect("it says when it is up");
+        let talk = Talk { child, output };
+        if line.trim() != "up" {
+            talk.finish();
+            panic!("{} does not talk with {to}", self.name);
+        }
+        talk
     }
 
     /// Sends text to the echo server of a pod and returns what comes back.
@@ -133,6 +161,25 @@ impl Pod {
                       d=b''\nwhile len(d)<len(m):\n c=s.recv(65536)\n if not c: break\n d+=c\nsys.stdout.write(d.decode())";
         let output = self.exec(&["python3", "-c", script, &to.to_string(), text]);
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// A conversation that goes on.
+pub struct Talk {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Talk {
+    /// Waits for its end: not a byte may be lost. How many lines came back, and the longest wait for one in seconds.
+    pub fn finish(mut self) -> (u32, f64) {
+        let (mut text, mut errors) = (String::new(), String::new());
+        self.output.read_to_string(&mut text).expect("python3 writes text");
+        self.child.stderr.take().expect("it is piped").read_to_string(&mut errors).expect("python3 writes text");
+        let status = self.child.wait().expect("python3 ends");
+        assert!(status.success(), "the connection broke: {text}{errors}");
+        let (count, gap) = text.trim().split_once(' ').expect("two numbers");
+        (count.parse().expect("a number"), gap.parse().expect("a number"))
     }
 }
 
@@ -159,7 +206,7 @@ impl Cluster {
             .spawn()
             .expect("tcpdump runs");
         let stderr = child.stderr.take().expect("it is piped");
-        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+        let mut lines = BufReader::new(stderr).lines();
         let listening = lines.by_ref().map_while(Result::ok).any(|line| line.contains("listening on"));
         assert!(listening, "tcpdump does not capture");
         Capture { child, file }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Case;
+use super::uninstall::remember;
 use crate::cluster::Cluster;
 use crate::pod::{MARKER, at, peer_authentication};
 use crate::shell::eventually;
@@ -23,6 +24,7 @@ fn from_apply_to_encrypted_traffic(cluster: &Cluster) {
     }
     assert!(capture.markers() >= 4, "without Weft the capture shows clear text");
 
+    remember(cluster);
     let took = weft::install(cluster, "default");
     eprintln!("from kubectl apply -k to all nodes Ready and joined: {:.1} s", took.as_secs_f64());
     for ip in &server.ips {

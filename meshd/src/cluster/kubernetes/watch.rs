@@ -1,6 +1,9 @@
 //! One watch per kind, resumed from where it was; a full list only at the start and when the server has forgotten.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use futures::{Stream, StreamExt as _};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
@@ -13,6 +16,13 @@ use super::object::{KindName, Raw, WATCHED};
 const EVENTS_MAX: usize = 1_024;
 /// Objects per page of a list: a page of large pods is about 5 MiB while it is read.
 const PAGE: u32 = 250;
+
+/// First wait after a failure; each further one is twice as long.
+const WAIT_MIN: Duration = Duration::from_millis(250);
+/// Longest wait: a node that heard nothing for long is up to date this soon after the server is back.
+const WAIT_MAX: Duration = Duration::from_secs(4);
+/// The same for a kind that may never be installed.
+const OPTIONAL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Watches every kind.
 pub(super) fn watch(client: &Client) -> Source {
@@ -49,6 +59,36 @@ async fn follow(client: Client, events: mpsc::Sender<Event>, refusals: Refusals)
     }
 }
 
+/// Waits between tries: doubled up to a limit, and spread, so that many nodes do not come back as one.
+struct Patience {
+    next: Duration,
+    most: Duration,
+}
+
+impl Patience {
+    fn new(most: Duration) -> Self {
+        Self { next: WAIT_MIN, most }
+    }
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.next;
+        self.next = (wait * 2).min(self.most);
+        // any spread does: the clock's last digits are as good as dice
+        let dice = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1_000;
+        Some(wait / 2 + wait * dice / 2_000)
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.next = WAIT_MIN;
+    }
+}
+
 fn group(kind: &KindName) -> &'static str {
     if kind.group.is_empty() { "Kubernetes" } else { kind.group }
 }
@@ -56,7 +96,7 @@ fn group(kind: &KindName) -> &'static str {
 fn one_kind(client: &Client, number: usize, kind: KindName) -> impl Stream<Item = (usize, Heard)> + use<> {
     let api: Api<Raw> = Api::all_with(client.clone(), &kind.resource());
     let config = watcher::Config::default().page_size(PAGE);
-    let stream = watcher(api, config).default_backoff();
+    let stream = watcher(api, config).backoff(Patience::new(if kind.optional { OPTIONAL_WAIT_MAX } else { WAIT_MAX }));
     stream.flat_map(move |event| futures::stream::iter(hear(&kind, event)).map(move |heard| (number, heard)))
 }
 

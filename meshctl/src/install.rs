@@ -1,0 +1,272 @@
+//! `meshctl install`, `check` and `uninstall`: Weft's own manifests, which this program carries, applied by kubectl.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use crate::kubectl::ClusterChoice;
+use crate::screen;
+
+/// Every file below `manifests/`.
+const MANIFESTS: [(&str, &str); 13] = [
+    ("base/admission.yaml", include_str!("../../manifests/base/admission.yaml")),
+    ("base/controller.yaml", include_str!("../../manifests/base/controller.yaml")),
+    ("base/crds.yaml", include_str!("../../manifests/base/crds.yaml")),
+    ("base/kustomization.yaml", include_str!("../../manifests/base/kustomization.yaml")),
+    ("base/namespace.yaml", include_str!("../../manifests/base/namespace.yaml")),
+    ("base/node.yaml", include_str!("../../manifests/base/node.yaml")),
+    ("base/rbac.yaml", include_str!("../../manifests/base/rbac.yaml")),
+    ("overlays/default/kustomization.yaml", include_str!("../../manifests/overlays/default/kustomization.yaml")),
+    ("overlays/harvester/kustomization.yaml", include_str!("../../manifests/overlays/harvester/kustomization.yaml")),
+    ("overlays/k3s/kustomization.yaml", include_str!("../../manifests/overlays/k3s/kustomization.yaml")),
+    ("overlays/strict/kustomization.yaml", include_str!("../../manifests/overlays/strict/kustomization.yaml")),
+    ("overlays/strict/strict.yaml", include_str!("../../manifests/overlays/strict/strict.yaml")),
+    ("overlays/uninstall/kustomization.yaml", include_str!("../../manifests/overlays/uninstall/kustomization.yaml")),
+];
+
+/// The oldest Kubernetes (1.x) that has ValidatingAdmissionPolicy in v1.
+const MINOR_MIN: u32 = 30;
+/// How long nodes may take to clean up.
+const UNINSTALL_PATIENCE: Duration = Duration::from_secs(120);
+/// What a node says when nothing of Weft is left on it (meshd's `uninstall`).
+const GONE: &str = "Weft is gone from this node";
+
+/// How Weft is installed.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Overlay {
+    /// PERMISSIVE, in the usual folders.
+    #[default]
+    Default,
+    /// Everybody enrolled takes nothing but the mesh.
+    Strict,
+    /// k3s' folders.
+    K3s,
+    /// Harvester: Canal behind Multus.
+    Harvester,
+}
+
+/// `meshctl install`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InstallArgs {
+    #[command(flatten)]
+    cluster: ClusterChoice,
+    /// Which installation.
+    #[arg(long, value_enum, default_value_t)]
+    overlay: Overlay,
+    /// Print the manifests and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `meshctl check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    cluster: ClusterChoice,
+    /// Whether Weft could be installed, rather than whether it works.
+    #[arg(long)]
+    pre: bool,
+}
+
+/// `meshctl uninstall`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UninstallArgs {
+    #[command(flatten)]
+    cluster: ClusterChoice,
+    /// Do it: workloads talk in clear text from then on.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// The manifests in a folder of their own.
+fn lay_out() -> anyhow::Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    for (name, text) in MANIFESTS {
+        let path = folder.path().join(name);
+        let parent = path.parent().context("a manifest is in a folder")?;
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(folder)
+}
+
+impl InstallArgs {
+    /// Applies the manifests, or prints them.
+    ///
+    /// # Errors
+    /// kubectl fails.
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        let folder = lay_out()?;
+        let name = match self.overlay {
+            Overlay::Default => "default",
+            Overlay::Strict => "strict",
+            Overlay::K3s => "k3s",
+            Overlay::Harvester => "harvester",
+        };
+        let overlay = folder.path().join("overlays").join(name).display().to_string();
+        if self.dry_run {
+            return self.cluster.show(&["kustomize", &overlay]);
+        }
+        self.cluster.show(&["apply", "-k", &overlay])?;
+        let namespace = self.cluster.namespace();
+        for what in ["deployment/weft-controller", "daemonset/weft-node"] {
+            self.cluster.show(&["-n", namespace, "rollout", "status", what, "--timeout=120s"])?;
+        }
+        screen::note("Weft is there; enrol a namespace: kubectl label namespace NAME weft.dev/mesh=enabled");
+        Ok(())
+    }
+}
+
+impl UninstallArgs {
+    /// Takes Weft from every node, then its objects.
+    ///
+    /// # Errors
+    /// kubectl fails, or a node does not say that it is clean; then its objects stay.
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        ensure!(self.yes, "workloads would talk in clear text: say --yes to take Weft away");
+        let folder = lay_out()?;
+        let overlay = folder.path().join("overlays/uninstall").display().to_string();
+        let (cluster, namespace) = (&self.cluster, self.cluster.namespace());
+        cluster.show(&["apply", "-k", &overlay])?;
+        cluster.show(&["-n", namespace, "rollout", "status", "daemonset/weft-node", "--timeout=120s"])?;
+        let begin = Instant::now();
+        loop {
+            let pods = cluster.json(&["-n", namespace, "get", "pods", "-l", "app.kubernetes.io/name=weft-node"])?;
+            let names = pods.get("items").and_then(Value::as_array).into_iter().flatten();
+            let names: Vec<_> = names.filter_map(|pod| pod.pointer("/metadata/name")?.as_str()).collect();
+            let says = |name: &str| cluster.run(&["-n", namespace, "logs", name]).is_ok_and(|text| text.contains(GONE));
+            let left: Vec<_> = names.iter().filter(|name| !says(name)).copied().collect();
+            if left.is_empty() {
+                break;
+            }
+            let waited = begin.elapsed() < UNINSTALL_PATIENCE;
+            ensure!(waited, "these do not say that their node is clean, look at their logs: {}", left.join(", "));
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        cluster.show(&["delete", "-k", &overlay, "--timeout=120s"])
+    }
+}
+
+impl CheckArgs {
+    /// Checks one after the other; false when one failed.
+    ///
+    /// # Errors
+    /// There is no kubectl.
+    pub(crate) fn run(&self) -> anyhow::Result<bool> {
+        let checks = if self.pre { self.before() } else { self.after() };
+        let mut all = true;
+        for (what, outcome) in checks {
+            match outcome {
+                Ok(detail) => screen::out(&format!("{} {what}{detail}", screen::good("ok  ")))?,
+                Err(error) => {
+                    all = false;
+                    screen::out(&format!("{} {what}\n     {error:#}", screen::bad("fail")))?;
+                }
+            }
+        }
+        screen::out(&format!("Status check results are {}", if all { "ok" } else { "not ok" }))?;
+        Ok(all)
+    }
+
+    fn before(&self) -> Vec<(&'static str, anyhow::Result<String>)> {
+        let may = |verb: &str, what: &str| {
+            let asked = self.cluster.attempt(&["auth", "can-i", verb, what])?;
+            ensure!(asked.status.success(), "you may not {verb} {what}: ask for the role cluster-admin");
+            Ok(String::new())
+        };
+        vec![
+            ("the API server is new enough", self.version()),
+            ("you may make definitions", may("create", "customresourcedefinitions")),
+            ("you may make cluster roles", may("create", "clusterroles")),
+            ("you may make admission policies", may("create", "validatingadmissionpolicies")),
+            ("you may make namespaces", may("create", "namespaces")),
+            ("the nodes run Linux", self.nodes_run_linux()),
+        ]
+    }
+
+    fn version(&self) -> anyhow::Result<String> {
+        let version = self.cluster.json(&["version"])?;
+        let of = |field: &str| version.pointer(&format!("/serverVersion/{field}")).and_then(Value::as_str);
+        let minor = of("minor").unwrap_or_default().trim_end_matches('+');
+        let number: u32 = minor.parse().context("the API server does not say its version")?;
+        ensure!(number >= MINOR_MIN, "it is 1.{number}, and ValidatingAdmissionPolicy came with 1.{MINOR_MIN}");
+        Ok(format!(": {}", of("gitVersion").unwrap_or_default()))
+    }
+
+    fn nodes_run_linux(&self) -> anyhow::Result<String> {
+        let nodes = self.cluster.json(&["get", "nodes"])?;
+        let items: Vec<_> = nodes.get("items").and_then(Value::as_array).into_iter().flatten().collect();
+        for node in &items {
+            let of = |path: &str| node.pointer(path).and_then(Value::as_str).unwrap_or_default();
+            let (name, system) = (of("/metadata/name"), of("/status/nodeInfo/operatingSystem"));
+            ensure!(system == "linux", "{name} runs {system}");
+        }
+        Ok(format!(": {} of them", items.len()))
+    }
+
+    fn after(&self) -> Vec<(&'static str, anyhow::Result<String>)> {
+        let lead = self.cluster.controller().map(|_| String::new());
+        vec![
+            ("a controller leads", lead),
+            ("every node runs the daemon", self.daemons()),
+            ("every node has joined", self.joined()),
+            ("nothing is outside the mesh that should be in it", self.outside()),
+        ]
+    }
+
+    fn daemons(&self) -> anyhow::Result<String> {
+        let set = self.cluster.json(&["-n", self.cluster.namespace(), "get", "daemonset", "weft-node"])?;
+        let of = |field: &str| set.pointer(&format!("/status/{field}")).and_then(Value::as_u64).unwrap_or(0);
+        let (ready, wanted) = (of("numberReady"), of("desiredNumberScheduled"));
+        ensure!(ready == wanted && wanted > 0, "{ready} of {wanted} are Ready");
+        Ok(format!(": {ready}"))
+    }
+
+    fn joined(&self) -> anyhow::Result<String> {
+        let nodes = self.cluster.json(&["get", "meshnodes"])?;
+        let items: Vec<_> = nodes.get("items").and_then(Value::as_array).into_iter().flatten().collect();
+        for node in &items {
+            let joined = node.pointer("/status/joined").and_then(Value::as_bool).unwrap_or(false);
+            let name = node.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+            ensure!(joined, "{name} has not: kubectl get meshnode {name} -o yaml says why, under status.refused");
+        }
+        Ok(format!(": {}", items.len()))
+    }
+
+    fn outside(&self) -> anyhow::Result<String> {
+        for pod in self.cluster.nodes(None)? {
+            let status = pod.ask(&serde_json::json!({"verb": "status"}))?;
+            let outside = status.get("outside").and_then(Value::as_array).cloned().unwrap_or_default();
+            if let Some(first) = outside.first() {
+                let of = |field: &str| first.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+                anyhow::bail!("{} pods, the first is {}: {}", outside.len(), of("pod"), of("reason"));
+            }
+        }
+        Ok(String::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_manifest_is_carried() {
+        fn walk(folder: &std::path::Path, out: &mut Vec<String>) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { walk(&path, out) } else { out.push(path.display().to_string()) }
+            }
+        }
+        let top = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/");
+        let mut held = Vec::new();
+        walk(std::path::Path::new(top), &mut held);
+        let mut held: Vec<_> = held.iter().map(|path| path.trim_start_matches(top).to_owned()).collect();
+        held.sort();
+        let mut carried: Vec<_> = MANIFESTS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        carried.sort();
+        assert_eq!(held, carried);
+    }
+}

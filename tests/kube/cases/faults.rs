@@ -1,0 +1,143 @@
+//! What breaks in a cluster: the daemon, its rollout, the API server, the controller, a rewritten network list, a node.
+
+use std::time::Duration;
+
+use super::Case;
+use crate::cluster::{Cluster, NODES};
+use crate::pod::{MARKER, at, peer_authentication};
+use crate::shell::eventually;
+use crate::weft;
+
+/// The cases of this file.
+pub const CASES: &[(&str, Case)] = &[
+    ("pl_01_the_daemon_is_killed_under_traffic", the_daemon_is_killed),
+    ("up_02_the_daemons_are_rolled_under_traffic", the_daemons_are_rolled),
+    ("mf_05_the_api_server_is_killed_and_comes_back", the_api_server_is_killed),
+    ("the_leading_controller_is_killed", the_leader_is_killed),
+    ("cn_20_the_network_list_is_rewritten", the_list_is_rewritten),
+    ("pl_04_a_node_is_rebooted", a_node_is_rebooted),
+];
+
+fn the_daemon_is_killed(cluster: &Cluster) {
+    let pods = cluster.pods("killed", true, &[("client", "n1"), ("server", "n2")]);
+    cluster.apply(&peer_authentication("killed", "STRICT"));
+    let (client, server) = (&pods[0], &pods[1]);
+    for ip in &server.ips {
+        client.pings_within(*ip, Duration::from_secs(10));
+    }
+    let capture = cluster.capture();
+    let talks = server.ips.iter().map(|ip| client.talk(*ip, 8)).collect::<Vec<_>>();
+    for node in NODES {
+        cluster.must_on(node, "kill -9 $(pgrep -f '^/usr/local/bin/meshd node')");
+    }
+    for talk in talks {
+        let (lines, gap) = talk.finish();
+        eprintln!("kill -9 of both daemons: {lines} lines, none lost, longest wait {gap:.2} s");
+    }
+    assert_eq!(capture.markers(), 0, "clear text while the daemon was away");
+    weft::await_ready(cluster);
+    cluster.delete_namespaces(&["killed"]);
+}
+
+fn the_daemons_are_rolled(cluster: &Cluster) {
+    let pods = cluster.pods("rolled", true, &[("client", "n1"), ("server", "n2")]);
+    let (client, server) = (&pods[0], &pods[1]);
+    client.pings_within(server.ip(false), Duration::from_secs(10));
+    let capture = cluster.capture();
+    let talks = server.ips.iter().map(|ip| client.talk(*ip, 15)).collect::<Vec<_>>();
+    cluster.kubectl(&["-n", "weft-system", "rollout", "restart", "daemonset/weft-node"]);
+    cluster.kubectl(&["-n", "weft-system", "rollout", "status", "daemonset/weft-node", "--timeout=60s"]);
+    for talk in talks {
+        let (lines, gap) = talk.finish();
+        eprintln!("a rolling update: {lines} lines, none lost, longest wait {gap:.2} s");
+    }
+    assert_eq!(capture.markers(), 0, "clear text during a rolling update");
+    weft::await_ready(cluster);
+    cluster.delete_namespaces(&["rolled"]);
+}
+
+fn the_api_server_is_killed(cluster: &Cluster) {
+    let plain = cluster.pods("api-plain", false, &[("stranger", "n1")]);
+    let pods = cluster.pods("api", true, &[("client", "n1"), ("server", "n2")]);
+    let (client, server) = (&pods[0], &pods[1]);
+    let capture = cluster.capture();
+    let talk = client.talk(server.ip(false), 10);
+    cluster.plane.kill("kube-apiserver");
+    let (lines, gap) = talk.finish();
+    eprintln!("10 s without an API server: {lines} lines, none lost, longest wait {gap:.2} s");
+    assert_eq!(capture.markers(), 0, "clear text while the API server was away");
+    cluster.plane.start("kube-apiserver");
+    cluster.plane.await_ready();
+    cluster.apply(&peer_authentication("api", "STRICT"));
+    plain[0].gets(&at(server.ip(false), 8080), false);
+    assert_eq!(client.get(&at(server.ip(false), 8080)).as_deref(), Some("server"));
+    weft::await_ready(cluster);
+    cluster.delete_namespaces(&["api", "api-plain"]);
+}
+
+fn leader(cluster: &Cluster) -> String {
+    let path = "jsonpath={.spec.holderIdentity}";
+    cluster.kubectl(&["-n", "weft-system", "get", "lease", "weft-controller", "-o", path])
+}
+
+fn the_leader_is_killed(cluster: &Cluster) {
+    let root = |cluster: &Cluster| cluster.kubectl(&["get", "meshtrust", "local", "-o", "jsonpath={.spec.root}"]);
+    let (before, trust) = (leader(cluster), root(cluster));
+    let node = before.split('_').next().expect("a holder is named after its node").to_owned();
+    cluster.must_on(&node, "kill -9 $(pgrep -f '^/usr/local/bin/meshd controller')");
+    eventually("another controller leads", Duration::from_secs(40), || (leader(cluster) != before).then_some(()));
+    // it serves: a pod of a new identity gets its key, under the same root
+    let pods = cluster.pods("leader", true, &[("client", "n1"), ("server", "n2")]);
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(20));
+    let capture = cluster.capture();
+    assert_eq!(pods[0].echo(pods[1].ip(true), MARKER).as_deref(), Some(MARKER));
+    assert_eq!(capture.markers(), 0, "clear text under the new leader");
+    assert_eq!(root(cluster), trust, "the trust root outlives its controller");
+    weft::await_ready(cluster);
+    cluster.delete_namespaces(&["leader"]);
+}
+
+fn the_list_is_rewritten(cluster: &Cluster) {
+    let list = "/etc/cni/net.d/10-pods.conflist";
+    let ours = cluster.must_on("n2", &format!("cat {list}"));
+    assert!(ours.contains("mesh-cni"), "{ours}");
+    // the primary's agent writes its own list again, whole
+    let script = format!(
+        "python3 -c \"import json; open('{list}.new','w').write(json.load(open('/var/lib/weft/cni-original'))['before'])\" && \
+         mv {list}.new {list}"
+    );
+    cluster.must_on("n2", &script);
+    eventually("mesh-cni is chained again", Duration::from_secs(5), || {
+        cluster.must_on("n2", &format!("cat {list}")).contains("mesh-cni").then_some(())
+    });
+    let pods = cluster.pods("rewritten", true, &[("client", "n1"), ("server", "n2")]);
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
+    cluster.delete_namespaces(&["rewritten"]);
+}
+
+fn a_node_is_rebooted(cluster: &Cluster) {
+    let plain = cluster.pods("reboot-plain", false, &[("stranger", "n1")]);
+    let pods = cluster.pods("reboot", true, &[("client", "n1"), ("server", "n2")]);
+    cluster.apply(&peer_authentication("reboot", "STRICT"));
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
+    let capture = cluster.capture();
+    cluster.power_off("n2");
+    cluster.boot("n2");
+    // the pod stays the same object; its sandbox is made anew, with another address
+    let old = pods[1].ips.clone();
+    let (server, _) = eventually("the server runs again", Duration::from_secs(90), || {
+        let output = cluster.try_kubectl(&["-n", "reboot", "get", "pod", "server", "-o", "json"]);
+        let facts: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        let restarted = facts["status"]["containerStatuses"][0]["restartCount"].as_u64()? > 0;
+        restarted.then(|| cluster.pod("reboot/server"))
+    });
+    eprintln!("the server was {old:?} and is {:?}", server.ips);
+    weft::await_ready(cluster);
+    for ip in &server.ips {
+        pods[0].pings_within(*ip, Duration::from_secs(30));
+        assert_eq!(pods[0].echo(*ip, MARKER).as_deref(), Some(MARKER));
+        assert_eq!(plain[0].get(&at(*ip, 8080)), None, "STRICT after a reboot as before");
+    }
+    assert_eq!(capture.markers(), 0, "clear text around a reboot");
+    cluster.delete_namespaces(&["reboot", "reboot-plain"]);
+}

@@ -1,0 +1,83 @@
+//! F8 to F13: modes and enrolment by labels, on real pods that are never restarted.
+
+use std::time::Duration;
+
+use super::Case;
+use crate::cluster::Cluster;
+use crate::pod::{MARKER, Pod, at, peer_authentication};
+use crate::shell::eventually;
+
+/// The cases of this file.
+pub const CASES: &[(&str, Case)] = &[
+    ("f8_f9_f10_f11_modes_by_scope", modes_by_scope),
+    ("f12_f13_a_workload_leaves_and_comes_back_without_a_restart", a_workload_leaves_and_comes_back),
+];
+
+/// Waits until what a pod sends to another is encrypted (true) or clear (false) on the wire.
+fn is_encrypted(cluster: &Cluster, from: &Pod, to: &Pod, wanted: bool) {
+    for ip in &to.ips {
+        let what = format!("{} to {ip} is {}", from.name, if wanted { "encrypted" } else { "clear" });
+        eventually(&what, Duration::from_secs(10), || {
+            let capture = cluster.capture();
+            let echoed = from.echo(*ip, MARKER).is_some_and(|text| text == MARKER);
+            let markers = capture.markers();
+            (echoed && (markers == 0) == wanted).then_some(())
+        });
+    }
+}
+
+fn modes_by_scope(cluster: &Cluster) {
+    let plain = cluster.pods("modes-plain", false, &[("stranger", "n1")]);
+    let pods = cluster.pods("modes", true, &[("client", "n1"), ("server", "n2"), ("other", "n2")]);
+    let (client, server, other, stranger) = (&pods[0], &pods[1], &pods[2], &plain[0]);
+    let http = |pod: &Pod| at(pod.ip(false), 8080);
+    is_encrypted(cluster, client, server, true);
+    stranger.gets(&http(server), true);
+
+    // mesh-wide, then a namespace's own, then a workload's: the narrower counts
+    cluster.apply(&peer_authentication("weft-system", "STRICT"));
+    stranger.gets(&http(server), false);
+    stranger.gets(&http(other), false);
+    assert_eq!(client.get(&http(server)).as_deref(), Some("server"));
+    cluster.apply(&peer_authentication("modes", "PERMISSIVE"));
+    stranger.gets(&http(server), true);
+    cluster.apply(
+        "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: server, namespace: modes}\n\
+         spec: {selector: {matchLabels: {app: server}}, mtls: {mode: STRICT}, portLevelMtls: {'9000': {mode: PERMISSIVE}}}\n",
+    );
+    stranger.gets(&http(server), false);
+    stranger.gets(&http(other), true);
+    assert_eq!(stranger.echo(server.ip(true), "open").as_deref(), Some("open"), "a port of its own mode");
+    let shown = cluster.kubectl(&["-n", "modes", "get", "pa"]);
+    assert!(shown.contains("STRICT") && shown.contains("PERMISSIVE"), "{shown}");
+
+    // DISABLE: clear text only
+    cluster.kubectl(&["-n", "modes", "delete", "pa", "server"]);
+    cluster.apply(&peer_authentication("modes", "DISABLE"));
+    is_encrypted(cluster, client, server, false);
+    cluster.kubectl(&["delete", "pa", "-n", "modes", "default"]);
+    cluster.kubectl(&["delete", "pa", "-n", "weft-system", "default"]);
+    is_encrypted(cluster, client, server, true);
+    stranger.gets(&http(server), true);
+    cluster.delete_namespaces(&["modes", "modes-plain"]);
+}
+
+fn a_workload_leaves_and_comes_back(cluster: &Cluster) {
+    let pods = cluster.pods("leave", false, &[("client", "n1"), ("server", "n2")]);
+    let (client, server) = (&pods[0], &pods[1]);
+    let of = |path: &str| cluster.kubectl(&["-n", "leave", "get", "pods", "-o", path]);
+    let life = "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}\n{end}";
+    let before = of(life);
+    is_encrypted(cluster, client, server, false);
+    let talk = client.talk(server.ip(false), 12);
+    cluster.kubectl(&["label", "namespace", "leave", "weft.dev/mesh=enabled", "--overwrite"]);
+    is_encrypted(cluster, client, server, true);
+    cluster.kubectl(&["-n", "leave", "label", "pod", "server", "weft.dev/mesh=disabled"]);
+    is_encrypted(cluster, client, server, false);
+    cluster.kubectl(&["-n", "leave", "label", "pod", "server", "weft.dev/mesh-"]);
+    is_encrypted(cluster, client, server, true);
+    let (lines, gap) = talk.finish();
+    eprintln!("a connection through three changes: {lines} lines, none lost, longest wait {gap:.2} s");
+    assert_eq!(before, of(life), "no pod was restarted");
+    cluster.delete_namespaces(&["leave"]);
+}

@@ -1,0 +1,67 @@
+//! `meshctl` in the cluster: it finds everything by the kubeconfig.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use super::Case;
+use crate::cluster::{Cluster, NODES};
+
+/// The cases of this file.
+pub const CASES: &[(&str, Case)] = &[("meshctl_by_kubeconfig", meshctl_by_kubeconfig)];
+
+/// Runs meshctl as an administrator at a desk would, under either of its names.
+pub fn meshctl(cluster: &Cluster, program: &str, arguments: &[&str]) -> Output {
+    let own = std::env::current_exe().expect("a test binary has a path");
+    let built = own.parent().and_then(|deps| deps.parent()).expect("it is in a target folder").join("meshctl");
+    let link = cluster.dir.join(program);
+    if !link.exists() {
+        std::os::unix::fs::symlink(&built, &link).expect("the run's folder takes a link");
+    }
+    let path = format!("{}:{}", cluster.tools.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(link);
+    command.args(arguments).env("PATH", path);
+    if program == "kubectl-mesh" {
+        command.env("KUBECONFIG", cluster.dir.join("pki/admin.kubeconfig"));
+    } else {
+        command.arg("--kubeconfig").arg(cluster.dir.join("pki/admin.kubeconfig"));
+    }
+    command.output().expect("meshctl runs")
+}
+
+/// As [`meshctl`], and it must succeed.
+pub fn must(cluster: &Cluster, program: &str, arguments: &[&str]) -> String {
+    let output = meshctl(cluster, program, arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}\n{text}{errors}", arguments.join(" "));
+    text
+}
+
+fn meshctl_by_kubeconfig(cluster: &Cluster) {
+    cluster.pods("people", true, &[("client", "n1"), ("server", "n2")]);
+    let nodes: Value = serde_json::from_str(&must(cluster, "meshctl", &["status", "-o", "json"])).expect("JSON");
+    assert_eq!(nodes.as_array().map(Vec::len), Some(NODES.len()));
+    let one = must(cluster, "kubectl-mesh", &["status", "--node", "n2"]);
+    assert!(one.contains("n2") && one.contains("people/server") && !one.contains("people/client"), "{one}");
+    let listed = must(cluster, "meshctl", &["node", "list"]);
+    assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), NODES);
+    let shown = must(cluster, "kubectl-mesh", &["svid", "show", "people/server"]);
+    assert!(shown.contains("spiffe://cluster.local/ns/people/sa/server"), "{shown}");
+    for arguments in [&["check"][..], &["check", "--pre"]] {
+        let said = must(cluster, "meshctl", arguments);
+        assert!(said.contains("Status check results are ok"), "{said}");
+    }
+    let printed = must(cluster, "meshctl", &["install", "--dry-run", "--overlay", "strict"]);
+    assert!(printed.contains("kind: DaemonSet") && printed.contains("mode: STRICT"), "{printed}");
+    // somebody who may nothing is told so
+    let output = Command::new(cluster.dir.join("meshctl"))
+        .args(["check", "--pre", "--kubeconfig"])
+        .arg(cluster.dir.join("pki/proxy.kubeconfig"))
+        .env("PATH", format!("{}:{}", cluster.tools.display(), std::env::var("PATH").unwrap_or_default()))
+        .output()
+        .expect("meshctl runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && said.contains("you may not create customresourcedefinitions"), "{said}");
+    cluster.delete_namespaces(&["people"]);
+}

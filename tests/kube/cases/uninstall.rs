@@ -1,0 +1,48 @@
+//! F41: Weft goes away and leaves no object, route, rule, link or file.
+
+use super::Case;
+use super::people::must;
+use crate::cluster::{Cluster, NODES};
+
+/// The cases of this file.
+pub const CASES: &[(&str, Case)] = &[("f41_uninstall_leaves_nothing", uninstall_leaves_nothing)];
+
+/// What a node holds that Weft could have put there; pods' own links come and go.
+const HELD: &str = "ls /sys/class/net | grep -v veth; ip rule; ip -6 rule; \
+    ip route show table all | grep -v 'cache\\|veth\\|cni0' | sort; ip -6 route show table all | grep -v 'veth\\|expires\\|cni0' | sort; \
+    nft list tables | grep -v kube-proxy | sort; ls -A /run/weft /var/lib/weft 2>&1; \
+    find /etc/cni /opt/cni /var/lib /run -xdev -iname '*weft*' -o -xdev -iname 'mesh-cni*' | grep -v containerd; \
+    cat /etc/cni/net.d/*; ls -A /etc/cni/net.d /opt/cni/bin; \
+    cd /proc/sys/net; grep . ipv4/ip_forward ipv6/conf/all/forwarding bridge/bridge-nf-call-ip*tables ipv4/conf/{all,default,eth0}/rp_filter";
+
+fn held(cluster: &Cluster, node: &str) -> String {
+    let output = cluster.on_node(node, &["bash", "-c", HELD]);
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Writes down what each node holds before Weft comes.
+pub fn remember(cluster: &Cluster) {
+    for node in NODES {
+        let text = held(cluster, node);
+        std::fs::write(cluster.dir.join(format!("{node}.before")), text).expect("the run's folder takes files");
+    }
+}
+
+fn uninstall_leaves_nothing(cluster: &Cluster) {
+    must(cluster, "meshctl", &["uninstall", "--yes"]);
+    for node in NODES {
+        let before = std::fs::read_to_string(cluster.dir.join(format!("{node}.before"))).expect("it was remembered");
+        let after = held(cluster, node);
+        let gone: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
+        let left: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
+        assert!(gone.is_empty() && left.is_empty(), "{node}: gone {gone:#?}, left {left:#?}");
+    }
+    let objects = cluster.kubectl(&[
+        "get",
+        "crd,clusterrole,clusterrolebinding,validatingadmissionpolicy,namespace",
+        "-o",
+        "name",
+    ]);
+    let ours: Vec<_> = objects.lines().filter(|name| name.contains("weft")).collect();
+    assert!(ours.is_empty(), "{ours:?}");
+}
