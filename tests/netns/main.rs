@@ -3,6 +3,7 @@
 //! `cargo netns` runs all; a word filters by name. When a case's process ends, everything it made ends with it. To look inside a
 //! case that hangs: `nsenter -t PID -a` with the PID that the case prints first.
 
+mod agent;
 mod cases;
 mod lab;
 mod runtime;

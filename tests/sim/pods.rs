@@ -76,6 +76,7 @@ impl World {
             host_network: false,
             finished: false,
             ips: BTreeSet::new(),
+            ports: BTreeSet::new(),
         };
         self.put(Entry::Plain(Object::Pod(pod.clone())));
         self.workloads.push(Workload { pod, ips, node, attached: false, born_in: namespace == "shop" });

@@ -119,6 +119,9 @@ pub struct Filter {
     /// This node's own pod ranges. What comes out of them from an address that is neither `local` nor `clear` has no pin
     /// yet (a pod can send before its ADD comes to us), and goes neither to `keyed` nor to who is unknown. No two overlap.
     pub own_ranges: BTreeSet<IpNet>,
+    /// The same while there is any policy: what has no pin yet may not be judged by its address, and nothing goes from it
+    /// or to it (rule S4: a new pod is isolated before its first packet).
+    pub guarded_ranges: BTreeSet<IpNet>,
     /// Addresses in `pod_cidrs` (or not) that are known to be outside the mesh.
     pub clear: BTreeSet<IpAddr>,
     /// Every local workload's address, enrolled or not.

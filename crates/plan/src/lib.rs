@@ -32,6 +32,7 @@ pub mod assign;
 pub mod desired;
 pub mod diff;
 pub mod path;
+pub mod policies;
 pub mod step;
 pub mod view;
 

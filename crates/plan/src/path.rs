@@ -192,6 +192,11 @@ fn leave(site: Site<'_>, packet: &Packet) -> Result<Way, Cause> {
     }
     let known = filter.local.contains(source) || filter.clear.contains(source);
     let unpinned = !known && filter.own_ranges.iter().any(|range| range.contains(source));
+    let guarded = |ip: &IpAddr| filter.guarded_ranges.iter().any(|range| range.contains(ip));
+    let is_known = |ip: &IpAddr| filter.local.contains(ip) || filter.clear.contains(ip);
+    if [source, destination].into_iter().any(|ip| !is_known(ip) && guarded(ip)) {
+        return Err(Cause::Unpinned);
+    }
     if unpinned && (unknown || filter.keyed.contains(destination)) {
         return Err(Cause::Unpinned);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use identity::NodeName;
-use policy::{Labels, PeerAuthentication};
+use policy::{AuthorizationPolicy, Labels, NetworkPolicy, PeerAuthentication};
 use thiserror::Error;
 
 pub use self::object::{
@@ -46,6 +46,10 @@ pub struct ClusterView {
     pub nodes: BTreeMap<NodeName, Node>,
     /// By namespace and name.
     pub peer_authentications: BTreeMap<(String, String), PeerAuthentication>,
+    /// By namespace and name.
+    pub network_policies: BTreeMap<(String, String), NetworkPolicy>,
+    /// By namespace and name.
+    pub authorization_policies: BTreeMap<(String, String), AuthorizationPolicy>,
     /// By name.
     pub mesh_nodes: BTreeMap<NodeName, MeshNode>,
     /// By node.
@@ -151,6 +155,12 @@ impl ClusterView {
         policy::is_enrolled(namespace, &pod.labels)
     }
 
+    /// Whether any policy says who may talk to whom.
+    #[must_use]
+    pub fn has_policies(&self) -> bool {
+        !self.network_policies.is_empty() || !self.authorization_policies.is_empty()
+    }
+
     fn replace(&mut self, mut fresh: Self) -> bool {
         fresh.revisions = std::mem::take(&mut self.revisions);
         fresh.synced = true;
@@ -164,6 +174,8 @@ impl ClusterView {
             && self.pods == other.pods
             && self.nodes == other.nodes
             && self.peer_authentications == other.peer_authentications
+            && self.network_policies == other.network_policies
+            && self.authorization_policies == other.authorization_policies
             && self.mesh_nodes == other.mesh_nodes
             && self.slices == other.slices
     }
@@ -214,6 +226,14 @@ impl ClusterView {
                 let key = (it.namespace.clone(), it.name.clone());
                 insert("PeerAuthentication", OBJECTS_MAX, &mut self.peer_authentications, key, it)
             }
+            Object::NetworkPolicy(it) => {
+                let key = (it.namespace.clone(), it.name.clone());
+                insert("NetworkPolicy", OBJECTS_MAX, &mut self.network_policies, key, it)
+            }
+            Object::AuthorizationPolicy(it) => {
+                let key = (it.namespace.clone(), it.name.clone());
+                insert("AuthorizationPolicy", OBJECTS_MAX, &mut self.authorization_policies, key, it)
+            }
             Object::MeshNode(it) => insert("MeshNode", NODES_MAX, &mut self.mesh_nodes, it.name.clone(), *it),
             Object::MeshEndpointSlice(it) => self.apply_slice(it),
         }
@@ -227,6 +247,8 @@ impl ClusterView {
             "Pod" => self.pods.remove(&namespaced).is_some(),
             "Node" => self.nodes.remove(&node).is_some(),
             "PeerAuthentication" => self.peer_authentications.remove(&namespaced).is_some(),
+            "NetworkPolicy" => self.network_policies.remove(&namespaced).is_some(),
+            "AuthorizationPolicy" => self.authorization_policies.remove(&namespaced).is_some(),
             "MeshNode" => self.mesh_nodes.remove(&node).is_some(),
             "MeshEndpointSlice" => self.slices.remove(&node).is_some(),
             _ => false,

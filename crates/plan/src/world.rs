@@ -44,6 +44,7 @@ pub(crate) fn pod(name: &str, on: &str) -> Pod {
         host_network: false,
         finished: false,
         ips: BTreeSet::new(),
+        ports: BTreeSet::new(),
     }
 }
 

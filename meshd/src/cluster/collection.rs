@@ -164,6 +164,9 @@ impl Collection {
         }
         match convert::manifest(&key, &merged.value, merged.changed) {
             Ok(manifest) => {
+                let parts = convert::unused_parts(&key, &merged.value);
+                let told = parts.into_iter().map(|reason| Refusal { reason, ..merged.at.clone() });
+                self.conflicts.entry(key.clone()).or_default().extend(told);
                 let same = self.objects.get(&key) == Some(&manifest);
                 self.objects.insert(key, manifest.clone());
                 (!same).then_some(Change::Apply(manifest))

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use identity::NodeName;
 use ipnet::IpNet;
 use plan::view::{Namespace, Node, Object, ObjectKey, Pod};
+use policy::manifest::{authorization_policy, network_policy, pod_ports};
 use policy::{Expression, PeerAuthentication, Selector};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -27,13 +28,19 @@ pub(crate) enum Manifest {
     Plain(Object),
 }
 
+/// Kinds that say who may talk to whom and how.
+const POLICIES: [&str; 3] = ["PeerAuthentication", "NetworkPolicy", "AuthorizationPolicy"];
+
 /// The key of an object of a kind that Weft reads; `None` for other kinds.
 pub(super) fn key(name: &Name) -> Option<ObjectKey> {
-    let kinds = ["Namespace", "Node", "MeshNode", "MeshEndpointSlice", "MeshTrust", "Pod", "PeerAuthentication"];
+    let kinds = ["Namespace", "Node", "MeshNode", "MeshEndpointSlice", "MeshTrust", "Pod"];
+    let kinds = kinds.into_iter().chain(POLICIES);
     let kind = kinds.into_iter().find(|kind| *kind == name.kind)?;
     let namespace = match kind {
-        "Pod" | "PeerAuthentication" if name.namespace.is_empty() => "default".to_owned(),
-        "Pod" | "PeerAuthentication" => name.namespace.clone(),
+        "Pod" | "PeerAuthentication" | "NetworkPolicy" | "AuthorizationPolicy" if name.namespace.is_empty() => {
+            "default".to_owned()
+        }
+        "Pod" | "PeerAuthentication" | "NetworkPolicy" | "AuthorizationPolicy" => name.namespace.clone(),
         _ => String::new(),
     };
     Some(ObjectKey { kind, namespace, name: name.name.clone() })
@@ -52,6 +59,14 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<M
             let created = created(&metadata, changed)?;
             peer_authentication(key, value, created).map(|p| Manifest::Plain(Object::PeerAuthentication(p)))
         }
+        "NetworkPolicy" => {
+            let parsed = network_policy(&key.namespace, &key.name, value);
+            Ok(Manifest::Plain(Object::NetworkPolicy(parsed.value)))
+        }
+        "AuthorizationPolicy" => {
+            let parsed = authorization_policy(&key.namespace, &key.name, value);
+            Ok(Manifest::Plain(Object::AuthorizationPolicy(parsed.value)))
+        }
         "MeshNode" => {
             let node: api::MeshNode = read(key, value)?;
             // a key that is no key is found here, not where it is used
@@ -61,6 +76,16 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<M
         "MeshEndpointSlice" => read(key, value).map(Manifest::MeshEndpointSlice),
         _ => read(key, value).map(Manifest::MeshTrust),
     }
+}
+
+/// What of a manifest is not used although the rest of it is: parts of policies, each told of by its path.
+pub(super) fn unused_parts(key: &ObjectKey, value: &Value) -> Vec<String> {
+    let refusals = match key.kind {
+        "NetworkPolicy" => network_policy(&key.namespace, &key.name, value).refusals,
+        "AuthorizationPolicy" => authorization_policy(&key.namespace, &key.name, value).refusals,
+        _ => Vec::new(),
+    };
+    refusals.iter().map(|refusal| format!("{}: {refusal}", title(key))).collect()
 }
 
 fn title(key: &ObjectKey) -> String {
@@ -171,6 +196,7 @@ fn pod(key: &ObjectKey, metadata: Metadata, value: &Value) -> Result<Pod, String
         host_network: manifest.spec.host_network,
         finished: matches!(manifest.status.phase.as_deref(), Some("Succeeded" | "Failed")),
         ips: texts.map(ip).collect::<Result<BTreeSet<_>, _>>()?,
+        ports: value.get("spec").map(pod_ports).unwrap_or_default(),
     })
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Observed {
     pub(crate) denied: Vec<SeenFlow>,
     /// Clear text accepted lately.
     pub(crate) clear_seen: Vec<SeenFlow>,
+    /// Refused by a policy lately.
+    pub(crate) policy_denied: Vec<SeenFlow>,
 }
 
 /// Clear text of one source to one port.
@@ -40,25 +42,42 @@ pub(super) async fn read() -> anyhow::Result<Observed> {
         observed.packets.insert(name, packets);
     }
     for version in ['4', '6'] {
-        observed.denied.extend(remembered(&format!("denied{version}")).await?);
-        observed.clear_seen.extend(remembered(&format!("clear_seen{version}")).await?);
+        observed.denied.extend(remembered("inet", "weft", &format!("denied{version}")).await?);
+        observed.clear_seen.extend(remembered("inet", "weft", &format!("clear_seen{version}")).await?);
     }
+    observed.policy_denied = policy_denied().await?;
     Ok(observed)
+}
+
+/// Flows that a policy refused lately, in the words of the connection's original direction.
+pub(super) async fn policy_denied() -> anyhow::Result<Vec<SeenFlow>> {
+    let mut denied = Vec::new();
+    for family in ["ip", "ip6"] {
+        denied.extend(remembered(family, policy::nft::TABLE, "denied").await?);
+    }
+    Ok(denied)
 }
 
 /// Counter values of our tables: (packets, bytes) by name.
 pub(super) async fn counts() -> anyhow::Result<Counts> {
     let listed = list(&["-j", "list", "counters"]).await?;
     let counter = |item: &Value| {
-        let counter = item.get("counter").filter(|c| c.get("table").and_then(Value::as_str) == Some("weft"))?;
+        let ours = |table: &str| table == "weft" || table == policy::nft::TABLE;
+        let counter = item.get("counter").filter(|c| c.get("table").and_then(Value::as_str).is_some_and(ours))?;
         let number = |key: &str| counter.get(key).and_then(Value::as_u64);
         Some((counter.get("name")?.as_str()?.to_owned(), (number("packets")?, number("bytes")?)))
     };
-    Ok(listed.iter().filter_map(counter).collect())
+    let mut counts = Counts::new();
+    // a name is in more than one table where families have one each
+    for (name, (packets, bytes)) in listed.iter().filter_map(counter) {
+        let sum = counts.entry(name).or_default();
+        *sum = (sum.0 + packets, sum.1 + bytes);
+    }
+    Ok(counts)
 }
 
-async fn remembered(set: &str) -> anyhow::Result<Vec<SeenFlow>> {
-    let listed = list(&["-j", "list", "set", "inet", "weft", set]).await.unwrap_or_default();
+async fn remembered(family: &str, table: &str, set: &str) -> anyhow::Result<Vec<SeenFlow>> {
+    let listed = list(&["-j", "list", "set", family, table, set]).await.unwrap_or_default();
     let elements = listed.iter().filter_map(|item| item.get("set")?.get("elem")?.as_array());
     Ok(elements.flatten().filter_map(flow).collect())
 }

@@ -50,7 +50,12 @@ fn sets(filter: &Filter) -> BTreeMap<String, BTreeSet<String>> {
     for (name, members) in [("open_ports", &filter.open_ports), ("closed_ports", &filter.closed_ports)] {
         add(&mut sets, name, members.iter().map(|(ip, port)| (ip.is_ipv4(), format!("{ip} . {port}"))));
     }
-    for (name, ranges) in [("pod_cidrs", &filter.pod_cidrs), ("own_ranges", &filter.own_ranges)] {
+    let ranges = [
+        ("pod_cidrs", &filter.pod_cidrs),
+        ("own_ranges", &filter.own_ranges),
+        ("guarded_ranges", &filter.guarded_ranges),
+    ];
+    for (name, ranges) in ranges {
         let ranges = ranges.iter().map(|range| (range.addr().is_ipv4(), range.trunc().to_string()));
         add(&mut sets, name, ranges);
     }
@@ -82,7 +87,7 @@ pub(super) fn whole(filter: &Filter, tun: &str, counts: &Counts) -> String {
         let family = if name.ends_with('4') { "ipv4_addr" } else { "ipv6_addr" };
         let (port, flags) = match name.trim_end_matches(['4', '6']) {
             "open_ports" | "closed_ports" => (" . inet_service", ""),
-            "pod_cidrs" | "own_ranges" => ("", "flags interval\nauto-merge\n"),
+            "pod_cidrs" | "own_ranges" | "guarded_ranges" => ("", "flags interval\nauto-merge\n"),
             _ => ("", ""),
         };
         line(&mut script, format_args!("set {name} {{\ntype {family}{port}\n{flags}{}}}", elements(&members)));
@@ -110,7 +115,7 @@ pub(super) fn difference(from: &Filter, to: &Filter) -> String {
     let before = sets(from);
     for (name, wanted) in sets(to) {
         let Some(held) = before.get(&name).filter(|held| **held != wanted) else { continue };
-        if name.starts_with("pod_cidrs") || name.starts_with("own_ranges") {
+        if ["pod_cidrs", "own_ranges", "guarded_ranges"].iter().any(|ranges| name.starts_with(ranges)) {
             // ranges may merge and split: written anew, they are few
             line(&mut script, format_args!("flush set inet weft {name}"));
             change(&mut script, "add", &name, wanted.iter());
@@ -226,7 +231,16 @@ fn hooks(tun: &str) -> String {
     let early = [("4", "ip"), ("6", "ip6")].map(|(v, ip)| {
         format!("{ip} saddr @own_ranges{v} {ip} saddr != @local{v} {ip} saddr != @clear{v} jump early{v}\n")
     });
-    let early = early.concat();
+    // where there are policies, nothing comes from or goes to who has no pin yet
+    let guarded = [("4", "ip"), ("6", "ip6")].map(|(v, ip)| {
+        let guard = |field: &str| {
+            let unknown =
+                format!("{ip} {field} @guarded_ranges{v} {ip} {field} != @local{v} {ip} {field} != @clear{v}");
+            format!("{unknown} counter name unpinned drop\n")
+        };
+        [guard("saddr"), guard("daddr")].concat()
+    });
+    let early = [guarded.concat(), early.concat()].concat();
     line(
         &mut text,
         format_args!(

@@ -5,8 +5,11 @@
 
 mod counters;
 mod filter;
+mod generation;
 mod link;
+mod listing;
 mod nft;
+mod policy;
 mod probe;
 mod route;
 
@@ -14,11 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
+use ::policy::nft::Program;
 use anyhow::{Context as _, anyhow, bail};
 use plan::{Desired, Filter, Route, RouteTarget};
 use rtnetlink::{Handle, IpVersion};
 
-pub(crate) use counters::Observed;
+use self::listing::Listing;
+
+pub(crate) use counters::{Observed, SeenFlow};
 pub(crate) use link::HostLink;
 pub(crate) use probe::missing;
 
@@ -36,6 +42,9 @@ const OVERHEAD: u32 = 80;
 /// The least MTU that IPv6 can live with (RFC 8200 section 5).
 const MTU_MIN: u32 = 1280;
 
+/// Of this many looks one reads the pins although no rule has changed: a link that goes takes its chain along silently.
+const FULL_LOOK: u32 = 8;
+
 /// The kernel state of this node.
 pub(crate) struct Kernel {
     handle: Handle,
@@ -44,6 +53,12 @@ pub(crate) struct Kernel {
     families: Vec<IpVersion>,
     routes: Option<BTreeSet<Route>>,
     filter: Option<Filter>,
+    /// The policy rules that are there; known only together with the filter.
+    rules: Program,
+    /// The generation of this namespace's nft rules when they were last seen to be right.
+    generation: Option<u32>,
+    /// How often was looked.
+    looks: u32,
 }
 
 /// The link that peers reach this node at.
@@ -70,7 +85,17 @@ impl Kernel {
             families.push(IpVersion::V6);
         }
         let handle = link::connect()?;
-        Ok(Self { handle, tun: tun.to_owned(), tun_index: 0, families, routes: None, filter: None })
+        Ok(Self {
+            handle,
+            tun: tun.to_owned(),
+            tun_index: 0,
+            families,
+            routes: None,
+            filter: None,
+            rules: Program::default(),
+            generation: None,
+            looks: 0,
+        })
     }
 
     /// The link of this name, or the one that the default route leaves by.
@@ -130,7 +155,7 @@ impl Kernel {
 
     /// Makes the kernel be as desired. On error nothing is known of what is there: the next call compares with the
     /// kernel itself.
-    pub(crate) async fn apply(&mut self, desired: &Desired) -> anyhow::Result<Applied> {
+    pub(crate) async fn apply(&mut self, desired: &Desired, rules: &Program) -> anyhow::Result<Applied> {
         let (before_routes, before_filter) = (self.routes.take(), self.filter.take());
         let routes = self.usable_routes(desired);
         let held = match &before_routes {
@@ -144,13 +169,14 @@ impl Kernel {
         for route in into_mesh {
             route::put(&self.handle, route, self.tun_index).await?;
         }
-        let (filter, missing_links) = self.apply_filter(before_filter, &desired.filter).await?;
+        let (filter, missing_links) = self.apply_filter(before_filter, &desired.filter, rules).await?;
         for route in later {
             route::put(&self.handle, route, self.tun_index).await?;
         }
         self.remove_others(&held, &routes).await?;
         self.routes = Some(routes);
         self.filter = Some(filter);
+        self.rules.clone_from(rules);
         Ok(Applied { missing_links })
     }
 
@@ -159,9 +185,10 @@ impl Kernel {
     }
 
     async fn apply_filter(
-        &self,
+        &mut self,
         before: Option<Filter>,
         wished: &Filter,
+        rules: &Program,
     ) -> anyhow::Result<(Filter, BTreeSet<String>)> {
         let mut filter = wished.clone();
         let mut missing = BTreeSet::new();
@@ -173,12 +200,19 @@ impl Kernel {
                 missing.insert(link.clone());
             }
         }
+        // mesh and policy in one transaction: a new pod is pinned and judged at once
         let script = match &before {
-            Some(before) => filter::difference(before, &filter),
-            None => filter::whole(&filter, &self.tun, &counters::counts().await.unwrap_or_default()),
+            Some(before) => filter::difference(before, &filter) + &policy::change(&self.rules, rules),
+            None => {
+                let counts = counters::counts().await.unwrap_or_default();
+                filter::whole(&filter, &self.tun, &counts) + &policy::whole(rules, &counts)
+            }
         };
         if !script.is_empty() {
+            // one more is ours; any other number says that somebody else changed rules as well, and is looked into
+            let expected = self.generation.take().map(|generation| generation.wrapping_add(1));
             nft::apply(&script).await?;
+            self.generation = expected;
         }
         Ok((filter, missing))
     }
@@ -208,10 +242,21 @@ impl Kernel {
         if tun.is_none_or(|tun| link::index_and_mtu(&tun).0 != self.tun_index) {
             drift.push("mesh device");
         }
-        let chains = nft::run(&["list", "chains"], "").await?;
-        let pinned = filter.pins.keys().all(|link| chains.contains(&format!("chain pin_{link} ")));
-        let hooked = ["chain forward", "chain output", "chain prerouting"].iter().all(|chain| chains.contains(chain));
-        if !pinned || !hooked || !chains.contains("table inet weft") {
+        let generation = generation::read()?;
+        self.looks = self.looks.wrapping_add(1);
+        let is_foreign = self.generation != Some(generation);
+        let whole = if is_foreign {
+            let tables = [&["inet weft", "netdev weft"], Listing::tables_of(&self.rules)].concat();
+            let listing = Listing::of(&tables).await;
+            listing.has_mesh() && listing.has_pins(filter.pins.keys()) && listing.has_policies(&self.rules)
+        } else if self.looks.is_multiple_of(FULL_LOOK) {
+            Listing::of(&["netdev weft"]).await.has_pins(filter.pins.keys())
+        } else {
+            true
+        };
+        if whole {
+            self.generation = Some(generation);
+        } else {
             drift.push("packet filter");
             self.filter = None;
         }
@@ -229,6 +274,20 @@ impl Kernel {
         self.filter.as_ref().is_some_and(|filter| filter.pins.contains_key(link))
     }
 
+    /// Packets that policies refused since their rules are there.
+    pub(crate) async fn policy_refused(&self) -> anyhow::Result<u64> {
+        if self.rules.is_empty() {
+            return Ok(0);
+        }
+        let counts = counters::counts().await?;
+        Ok(["outbound_denied", "inbound_denied"].iter().filter_map(|name| counts.get(*name)).map(|(n, _)| n).sum())
+    }
+
+    /// The flows of them that are remembered.
+    pub(crate) async fn policy_denied(&self) -> anyhow::Result<Vec<SeenFlow>> {
+        counters::policy_denied().await
+    }
+
     /// What the filter counted and whom it remembers.
     pub(crate) async fn observed(&self) -> anyhow::Result<Observed> {
         counters::read().await
@@ -240,7 +299,7 @@ impl Kernel {
         route::remove_rules(&self.handle, &self.families).await?;
         self.remove_others(&route::held_routes(&self.handle, &self.families, self.tun_index).await?, &BTreeSet::new())
             .await?;
-        nft::apply(&filter::nothing()).await?;
+        nft::apply(&(filter::nothing() + &::policy::nft::nothing())).await?;
         link::remove(&self.handle, &self.tun).await
     }
 

@@ -335,6 +335,7 @@ impl Node {
             host_network: false,
             finished: false,
             ips: attached.ips.clone(),
+            ports: BTreeSet::new(),
         })
     }
 }

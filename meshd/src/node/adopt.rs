@@ -203,6 +203,7 @@ mod tests {
             host_network: false,
             finished: false,
             ips: [ip.parse().unwrap()].into(),
+            ports: BTreeSet::new(),
         }
     }
 

@@ -63,6 +63,7 @@ impl Node {
             "clear_seen": observed.clear_seen,
             "offloads": snapshot.offloads.words(),
             "offload_fallbacks": counters.fallbacks(),
+            "policy_denied": observed.policy_denied.iter().map(|flow| self.policies.row(flow)).collect::<Vec<_>>(),
         }))
     }
 

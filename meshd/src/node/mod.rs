@@ -5,6 +5,7 @@ mod adopt;
 mod answers;
 mod check;
 mod keys;
+mod policies;
 mod report;
 mod trust;
 mod watch;
@@ -31,6 +32,7 @@ pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
 use self::adopt::Outside;
 use self::keys::Keys;
+use self::policies::PolicyState;
 use self::trust::Trust;
 
 /// How often is looked after what nobody announces: tombstones, key turns, somebody else's hands on our kernel state.
@@ -46,6 +48,9 @@ pub(crate) struct Node {
     files: NodeFiles,
     token: Option<JoinToken>,
     view: ClusterView,
+    /// Counts the view's changes.
+    view_number: u64,
+    policies: PolicyState,
     raw_nodes: BTreeMap<NodeName, Box<api::MeshNode>>,
     raw_slices: BTreeMap<NodeName, api::MeshEndpointSlice>,
     trust: Trust,
@@ -131,6 +136,8 @@ impl Node {
             publisher: cluster.publisher("weft-node"),
             install: config.install.places(&config.state_dir, &config.run_dir).map(Install::new),
             view: ClusterView::default(),
+            view_number: 0,
+            policies: PolicyState::default(),
             raw_nodes: BTreeMap::new(),
             raw_slices: BTreeMap::new(),
             patient: BTreeMap::new(),
@@ -213,9 +220,12 @@ impl Node {
         if before.as_ref().is_none_or(|b| b.peers != desired.peers) {
             self.tell_data(Command::SetPeers(engine_peers(&desired)));
         }
-        let kernel_same = before.is_some_and(|b| b.filter == desired.filter && b.routes == desired.routes);
+        let members = plan::policies::members(&desired.filter);
+        let same_rules = !self.policies.follow(&self.view, self.view_number, &here, members);
+        let kernel_same =
+            before.is_some_and(|b| b.filter == desired.filter && b.routes == desired.routes) && same_rules;
         if !kernel_same || self.trouble.contains_key("kernel") {
-            match self.kernel.apply(&desired).await {
+            match self.kernel.apply(&desired, self.policies.program()).await {
                 Ok(_) => drop(self.trouble.remove("kernel")),
                 Err(error) => self.note_trouble("kernel", &error),
             }

@@ -55,8 +55,9 @@ impl Node {
     }
 
     fn view_handle(&mut self, event: ViewEvent) {
-        if let Err(error) = self.view.handle(event) {
-            tracing::warn!(%error, "An object is left out");
+        match self.view.handle(event) {
+            Ok(changed) => self.view_number += u64::from(changed),
+            Err(error) => tracing::warn!(%error, "An object is left out"),
         }
     }
 
@@ -140,6 +141,7 @@ impl Node {
         }
         self.remember_pairs().await;
         self.keep_installed();
+        self.tell_refused().await;
         match self.kernel.drift().await {
             Ok(drift) if drift.is_empty() => {}
             Ok(drift) => {

@@ -5,7 +5,9 @@ mod cni;
 mod identity;
 mod leaks;
 mod modes;
+mod policy;
 mod policy_kernel;
+mod policy_matrix;
 mod stock;
 mod wire;
 
@@ -20,7 +22,9 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(identity::CASES);
     all.extend_from_slice(leaks::CASES);
     all.extend_from_slice(modes::CASES);
+    all.extend_from_slice(policy::CASES);
     all.extend_from_slice(policy_kernel::CASES);
+    all.extend_from_slice(policy_matrix::CASES);
     all.extend_from_slice(stock::CASES);
     all.extend_from_slice(wire::CASES);
     all

@@ -76,6 +76,9 @@ impl Elsewhere<'_> {
             }
         }
         self.desired.filter.own_ranges = IpNet::aggregate(&own).into_iter().collect();
+        if self.view.has_policies() {
+            self.desired.filter.guarded_ranges.clone_from(&self.desired.filter.own_ranges);
+        }
         self.desired.filter.pod_cidrs = IpNet::aggregate(&ranges).into_iter().collect();
     }
 

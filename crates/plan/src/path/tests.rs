@@ -163,6 +163,10 @@ fn pl_03_a_pod_that_is_not_pinned_yet_reaches_nobody_who_has_a_key() {
     cluster.nodes.get_mut(&node("n1")).unwrap().desired.routes.clear();
     assert_eq!(fate(&cluster, "10.2.0.7"), drop(Cause::Unpinned), "the routes are lost, the filter is not");
     assert_eq!(fate(&cluster, "10.2.0.99"), drop(Cause::Unpinned));
+    assert_eq!(fate(&cluster, "198.51.100.1"), Fate::Clear);
+    let filter = &mut cluster.nodes.get_mut(&node("n1")).unwrap().desired.filter;
+    filter.guarded_ranges.clone_from(&filter.own_ranges);
+    assert_eq!(fate(&cluster, "198.51.100.1"), drop(Cause::Unpinned), "S4: where there are policies, nobody at all");
 }
 
 /// T12: somebody flushed the filter, pins and marks with it.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use identity::{Epoch, NodeName, SpiffeId};
 use ipnet::IpNet;
-use policy::{EffectiveMode, Labels, PeerAuthentication};
+use policy::{AuthorizationPolicy, EffectiveMode, Labels, NamedPort, NetworkPolicy, PeerAuthentication};
 
 /// What an object is called: its kind, its namespace (empty for cluster-scoped kinds) and its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +29,10 @@ pub enum Object {
     Node(Node),
     /// PeerAuthentication of `weft.dev` (and Istio's).
     PeerAuthentication(PeerAuthentication),
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy(NetworkPolicy),
+    /// AuthorizationPolicy of `weft.dev`.
+    AuthorizationPolicy(AuthorizationPolicy),
     /// `weft.dev` MeshNode: what a node says of itself, with the controller's answer.
     MeshNode(Box<MeshNode>),
     /// `weft.dev` MeshEndpointSlice, its signature already verified by the shell.
@@ -65,6 +69,8 @@ pub struct Pod {
     pub finished: bool,
     /// `status.podIPs`, where somebody reported them.
     pub ips: BTreeSet<IpAddr>,
+    /// `spec.containers[].ports` that have a name, which policies can use.
+    pub ports: BTreeSet<NamedPort>,
 }
 
 /// A node, as the cluster describes it.

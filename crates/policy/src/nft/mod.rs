@@ -135,6 +135,14 @@ impl Program {
         self.families().iter().all(|(_, table)| table.chains.is_empty())
     }
 
+    /// All chains in the table of a family, `ip` or `ip6`, each with how many rules it has at least.
+    pub fn chains(&self, family: &str) -> impl Iterator<Item = (&str, usize)> {
+        let table = if family == V4.ip { &self.v4 } else { &self.v6 };
+        let framed = ["forward_authorization", "forward_network", "arriving_authorization", "arriving_network"];
+        let own = table.chains.iter().map(|(name, rules)| (name.as_str(), rules.len()));
+        framed.into_iter().map(|name| (name, 1)).chain(own)
+    }
+
     fn families(&self) -> [(Family, &Table); 2] {
         [(V4, &self.v4), (V6, &self.v6)]
     }

@@ -1,0 +1,155 @@
+//! An agent in each pod of a policy case, and who reaches whom as they see it: many pairs at once, both families.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::IpAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::lab::Lab;
+
+const SCRIPT: &str = include_str!("agent.py");
+
+/// A running agent; it ends with this.
+struct Agent {
+    child: Child,
+    stdin: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Agent {
+    fn ask(&mut self, question: &Value) {
+        writeln!(self.stdin, "{question}").expect("the agent listens");
+    }
+
+    fn answer(&mut self) -> Value {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("the agent answers");
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("the agent said {line:?}: {e}"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+/// One pair of pods over one family.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pair {
+    pub from: String,
+    pub to: String,
+    pub v6: bool,
+}
+
+/// The agents of a lab's pods.
+pub struct Agents {
+    all: BTreeMap<String, Agent>,
+    ips: BTreeMap<String, [IpAddr; 2]>,
+    nonce: u32,
+}
+
+/// What probes found.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Question and answer came through.
+    pub answered: BTreeSet<Pair>,
+    /// The question came through, whatever became of the answer.
+    pub arrived: BTreeSet<Pair>,
+}
+
+impl Agents {
+    /// Starts one in each of these places, `namespace/name`.
+    pub fn start(lab: &Lab, pods: &[&str]) -> Self {
+        let mut all = BTreeMap::new();
+        for pod in pods {
+            let mut child = lab.command(pod, &["python3", "-u", "-c", SCRIPT]);
+            let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 runs");
+            let stdin = child.stdin.take().expect("piped");
+            let answers = BufReader::new(child.stdout.take().expect("piped"));
+            all.insert((*pod).to_owned(), Agent { child, stdin, answers });
+        }
+        for agent in all.values_mut() {
+            assert_eq!(agent.answer(), "ready");
+        }
+        let ips = pods.iter().map(|pod| ((*pod).to_owned(), lab.ips(pod))).collect();
+        Self { all, ips, nonce: 0 }
+    }
+
+    /// A pod's address.
+    pub fn ip(&self, pod: &str, v6: bool) -> IpAddr {
+        self.ips[pod][usize::from(v6)]
+    }
+
+    /// Tries all these pairs at once; waits `wait` seconds for the answers.
+    pub fn probe(&mut self, pairs: &[Pair], protocol: &str, port: u16, wait: f64) -> Seen {
+        let mut asked: BTreeMap<String, Pair> = BTreeMap::new();
+        let mut questions: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+        for pair in pairs {
+            self.nonce += 1;
+            let nonce = format!("{:08x}", self.nonce);
+            let ip = self.ip(&pair.to, pair.v6);
+            questions.entry(&pair.from).or_default().push(json!([protocol, ip, port, nonce]));
+            asked.insert(nonce, pair.clone());
+        }
+        for (pod, probes) in &questions {
+            self.all.get_mut(*pod).expect("a pod with an agent").ask(&json!({"probe": probes, "wait": wait}));
+        }
+        let mut seen = Seen::default();
+        let pairs = |answer: &Value| -> Vec<Pair> {
+            let nonces = answer.as_array().expect("a list").iter().filter_map(Value::as_str);
+            nonces.filter_map(|nonce| asked.get(nonce).cloned()).collect()
+        };
+        for pod in questions.keys() {
+            seen.answered.extend(pairs(&self.all.get_mut(*pod).expect("the same").answer()));
+        }
+        for agent in self.all.values_mut() {
+            agent.ask(&json!({"heard": []}));
+        }
+        for agent in self.all.values_mut() {
+            seen.arrived.extend(pairs(&agent.answer()));
+        }
+        seen
+    }
+
+    /// Whether one pair reaches each other, in half a second.
+    pub fn reaches(&mut self, from: &str, to: &str, v6: bool, protocol: &str, port: u16) -> bool {
+        let pair = Pair { from: from.to_owned(), to: to.to_owned(), v6 };
+        !self.probe(&[pair], protocol, port, 0.5).answered.is_empty()
+    }
+}
+
+/// Every ordered pair of different pods, over both families.
+pub fn all_pairs(pods: &[&str]) -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    for from in pods {
+        for to in pods.iter().filter(|to| *to != from) {
+            for v6 in [false, true] {
+                pairs.push(Pair { from: (*from).to_owned(), to: (*to).to_owned(), v6 });
+            }
+        }
+    }
+    pairs
+}
+
+/// Whether a name matches a pattern with stars.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, rest)) => {
+            name.strip_prefix(start).is_some_and(|left| (0..=left.len()).any(|skipped| matches(rest, &left[skipped..])))
+        }
+    }
+}
+
+/// A command that runs where a place of the lab is.
+impl Lab {
+    pub fn command(&self, place: &str, command: &[&str]) -> Command {
+        let mut whole = Command::new(crate::lab::program("meshctl"));
+        whole.args(["lab", "exec", place, "--"]).args(command);
+        whole
+    }
+}
