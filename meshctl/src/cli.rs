@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::identity::{IdentityVerb, ProofVerb};
+use crate::policy::PolicyVerb;
 use crate::{door, identity, install, lab, node, peers, status};
 
 /// See, check and try Weft, the identity-keyed mesh.
@@ -23,6 +24,7 @@ Examples:
   meshctl status --kubeconfig FILE      the nodes of a cluster; also as `kubectl mesh status` under the name kubectl-mesh
   meshctl check --pre --kubeconfig FILE could Weft be installed there
   meshctl node token n4 > n4.token      lets a node join
+  meshctl policy verdict shop/web shop/cart:80/tcp --from manifests/
   meshctl lab demo                      the whole story, with real traffic, on this machine
   meshctl lab up                        three nodes and a few pods in network namespaces
   meshctl lab exec demo/client -- ping -c1 10.244.2.2
@@ -46,6 +48,9 @@ enum Verb {
     /// Signed statements "this key is that identity on that node", verified against the issuer's certificates.
     #[command(subcommand)]
     Binding(ProofVerb),
+    /// What policies say of a connection, what is wrong with them, and what a change would change; no cluster is needed.
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Lets nodes join.
     #[command(subcommand)]
     Node(node::NodeVerb),
@@ -78,6 +83,7 @@ impl Cli {
             Verb::Identity(verb) => verb.run().map(|()| ExitCode::SUCCESS),
             Verb::Svid(verb) => Ok(code(identity::show_svids(&verb)?)),
             Verb::Binding(verb) => Ok(code(identity::show_bindings(&verb)?)),
+            Verb::Policy(verb) => verb.run(),
             Verb::Node(verb) => verb.run().map(|()| ExitCode::SUCCESS),
             Verb::Lab(args) => args.run(),
             Verb::Install(args) => args.run().map(|()| ExitCode::SUCCESS),

@@ -10,6 +10,7 @@ mod kubectl;
 mod lab;
 mod node;
 mod peers;
+mod policy;
 mod rpc;
 mod screen;
 mod status;

@@ -8,7 +8,7 @@ mod rules;
 mod sets;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use self::index::{Index, Known};
 use self::rules::Scribe;

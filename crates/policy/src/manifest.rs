@@ -13,6 +13,10 @@ mod place;
 mod world;
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 pub use self::authorization::authorization_policy;

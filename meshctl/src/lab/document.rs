@@ -8,24 +8,24 @@ use serde_json::Value;
 
 /// What an object is called.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ObjectName {
+pub(crate) struct ObjectName {
     /// `Pod`, `PeerAuthentication`, …
-    pub(super) kind: String,
+    pub(crate) kind: String,
     /// Empty for kinds without one.
-    pub(super) namespace: String,
+    pub(crate) namespace: String,
     /// `metadata.name`.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 /// One object of a manifest.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Document {
+pub(crate) struct Document {
     /// What it is called.
-    pub(super) object: ObjectName,
+    pub(crate) object: ObjectName,
     /// As it was written, or as JSON for an item of a List.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// As data.
-    pub(super) value: Value,
+    pub(crate) value: Value,
 }
 
 /// The kinds of core Kubernetes and of Weft that belong to no namespace.
@@ -55,7 +55,7 @@ impl ObjectName {
     ///
     /// # Errors
     /// The text has no slash, or too many.
-    pub(super) fn parse(text: &str, namespace: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(text: &str, namespace: &str) -> anyhow::Result<Self> {
         let (kind, namespace, name) = match text.split('/').collect::<Vec<_>>().as_slice() {
             [kind, name] => (*kind, namespace, *name),
             [kind, namespace, name] => (*kind, *namespace, *name),
@@ -67,17 +67,17 @@ impl ObjectName {
     }
 
     /// Whether both name the same object; kinds are compared as people type them, without regard to case.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.kind.eq_ignore_ascii_case(&other.kind) && self.namespace == other.namespace && self.name == other.name
     }
 
     /// Whether this object goes with the namespace of that name.
-    pub(super) fn is_in(&self, namespace: &str) -> bool {
+    pub(crate) fn is_in(&self, namespace: &str) -> bool {
         self.namespace == namespace || (self.kind == "Namespace" && self.name == namespace)
     }
 
     /// The file that `lab apply` keeps it in.
-    pub(super) fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         let namespace = if self.namespace.is_empty() { "_" } else { &self.namespace };
         format!("{}.{namespace}.{}.yaml", self.kind.to_lowercase(), self.name)
     }
@@ -87,7 +87,7 @@ impl ObjectName {
 ///
 /// # Errors
 /// A folder cannot be read.
-pub(super) fn files(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn files(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if place.is_file() {
         return Ok(vec![place.to_owned()]);
     }
@@ -119,13 +119,13 @@ pub(super) fn files(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// The file itself cannot be read.
-pub(super) fn read(path: &Path) -> anyhow::Result<Vec<anyhow::Result<Document>>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<anyhow::Result<Document>>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(parse(&text, &path.display().to_string()))
 }
 
 /// Reads the documents of a text; `place` is what errors call it.
-pub(super) fn parse(text: &str, place: &str) -> Vec<anyhow::Result<Document>> {
+pub(crate) fn parse(text: &str, place: &str) -> Vec<anyhow::Result<Document>> {
     let mut documents = Vec::new();
     for (line, part) in split(text) {
         let at = || format!("{place}, document at line {line}");

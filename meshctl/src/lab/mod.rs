@@ -8,7 +8,7 @@ mod config;
 mod container;
 mod daemon;
 mod demo;
-mod document;
+pub(crate) mod document;
 mod down;
 mod echo;
 mod exec;

@@ -1,6 +1,6 @@
 //! The compiler and the judge against a judge that reads the policies themselves, word by word; and what must hold for all.
 
-mod naive;
+pub(crate) mod naive;
 mod worlds;
 
 use std::sync::Arc;

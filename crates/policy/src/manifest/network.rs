@@ -8,7 +8,8 @@ use crate::network_policy::{NetworkPeer, NetworkPolicy, NetworkPort, NetworkRule
 use crate::selector::Selector;
 
 /// Reads a NetworkPolicy. A peer, port or rule that cannot be read matches nothing, and the rest works; a podSelector that
-/// cannot be read isolates every pod of the namespace, and lets nobody in.
+/// cannot be read isolates every pod of the namespace, and lets nobody in. A field of `spec` that is not known isolates in
+/// both directions.
 #[must_use]
 pub fn network_policy(namespace: &str, name: &str, manifest: &Value) -> Parsed<NetworkPolicy> {
     let mut notes = Notes::default();
@@ -21,13 +22,13 @@ pub fn network_policy(namespace: &str, name: &str, manifest: &Value) -> Parsed<N
         (policy.ingress, policy.egress) = (Some(Vec::new()), Some(Vec::new()));
         return notes.parsed(policy);
     }
-    if !spec.is_null() {
-        notes.is_object(&spec, &known, Effect::LeftOut);
-    }
+    // a field that is not known may have been one that isolates (`egres`), so that neither direction stays open
+    let is_known = spec.is_null() || notes.is_object(&spec, &known, Effect::Closed);
     let selector = spec.field("podSelector").map(|place| notes.selector(&place, Effect::Closed));
     let is_selector_read = !matches!(selector, Some(None));
     policy.selector = selector.flatten().unwrap_or_default();
     let (is_ingress, is_egress) = types(&spec, &mut notes);
+    let (is_ingress, is_egress) = (is_ingress || !is_known, is_egress || !is_known);
     let mut list = |name, peers| spec.field(name).map_or_else(Vec::new, |place| rules(&place, peers, &mut notes));
     let (ingress, egress) = (list("ingress", "from"), list("egress", "to"));
     let used = |rules: Vec<NetworkRule>| if is_selector_read { rules } else { Vec::new() };

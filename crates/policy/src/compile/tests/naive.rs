@@ -12,7 +12,7 @@ use crate::*;
 
 /// Whether the flow passes: "for a connection from a source pod to a destination pod to be allowed, both the egress policy
 /// on the source pod and the ingress policy on the destination pod need to allow the connection".
-pub(super) fn is_allowed(policies: &Policies, world: &World, flow: &Flow) -> bool {
+pub(crate) fn is_allowed(policies: &Policies, world: &World, flow: &Flow) -> bool {
     side(policies, world, flow, Direction::Outbound) && side(policies, world, flow, Direction::Inbound)
 }
 
