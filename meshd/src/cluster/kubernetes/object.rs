@@ -36,10 +36,11 @@ pub(super) const MESH_ENDPOINT_SLICE: KindName = ours("MeshEndpointSlice", "mesh
 pub(super) const MESH_TRUST: KindName = ours("MeshTrust", "meshtrusts");
 
 /// Everything that is watched.
-pub(super) const WATCHED: [KindName; 8] = [
+pub(super) const WATCHED: [KindName; 9] = [
     built_in("Namespace", "namespaces"),
     built_in("Node", "nodes"),
     built_in("Pod", "pods"),
+    KindName { group: "networking.k8s.io", ..built_in("NetworkPolicy", "networkpolicies") },
     ours("PeerAuthentication", "peerauthentications"),
     KindName {
         group: "security.istio.io",
