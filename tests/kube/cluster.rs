@@ -35,7 +35,7 @@ impl Cluster {
         let begin = Instant::now();
         let tools = PathBuf::from(ROOT).join(".tools/kubernetes/bin");
         assert!(tools.join("kubelet").exists(), "Kubernetes is not built: run scripts/setup kubernetes");
-        let dir = std::env::temp_dir().join(format!("weft-kube-{}", unique()));
+        let dir = std::env::temp_dir().join(group_of(&crate::outer()));
         std::fs::create_dir_all(dir.join("images")).expect("the folder for temporary files takes a folder");
         weft::images(&dir.join("images"));
         run(&format!("{ROOT}/tests/kube/pki.sh"), &[&dir.join("pki").display().to_string()]);
@@ -72,6 +72,7 @@ impl Cluster {
             .envs([("N", node), ("I", number), ("CNI", &cni_plugins())])
             .env("R", &self.dir)
             .env("TOOLS", &self.tools)
+            .env("GROUP", group_of(&crate::outer()))
             .env("IMAGES", self.dir.join("images"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file has a second handle"))
@@ -235,29 +236,50 @@ fn cni_plugins() -> String {
     std::env::var("WEFT_CNI_BIN").unwrap_or_else(|_| format!("{ROOT}/.tools/cni"))
 }
 
-fn unique() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    format!("{:x}", since.as_millis())
+/// The first part of the names of a run's folder and control groups, by the process number of its outer process.
+fn group_of(outer: &str) -> String {
+    format!("weft-kube-{outer}")
 }
 
-/// Takes away the control groups that the nodes left; a process that is still ending holds its group for a moment.
-pub fn sweep_control_groups() {
-    let groups = Path::new("/sys/fs/cgroup");
+/// Takes away the control groups of a run; a process that is still ending holds its group for a moment.
+pub fn sweep_control_groups(outer: &str) {
     let begin = Instant::now();
+    let prefix = format!("{}-", group_of(outer));
     loop {
-        let hierarchies =
-            std::fs::read_dir(groups).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-        let places: Vec<_> = hierarchies.chain([groups.to_owned()]).collect();
-        let held = places.iter().flat_map(|place| NODES.map(|node| place.join(format!("weft-{node}"))));
-        let left = held.filter(|group| !remove_tree(group)).count();
+        let left = control_groups(&prefix).filter(|group| !remove_tree(group)).count();
         if left == 0 {
             return;
         }
         if begin.elapsed() > Duration::from_secs(10) {
-            return eprintln!("{left} control groups weft-n* stay below {}", groups.display());
+            return eprintln!("{left} control groups {prefix}* stay below /sys/fs/cgroup");
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Takes away what runs left that were killed: groups of processes that are no more.
+pub fn sweep_stale_control_groups() {
+    for group in control_groups("weft-kube-") {
+        let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let outer = name.trim_start_matches("weft-kube-").split('-').next().unwrap_or_default().to_owned();
+        if !Path::new("/proc").join(outer).exists() {
+            remove_tree(&group);
+        }
+    }
+}
+
+fn control_groups(prefix: &str) -> impl Iterator<Item = PathBuf> {
+    let list = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    // of the unified hierarchy at the top, else of each below it
+    let top = list(Path::new("/sys/fs/cgroup"));
+    let below = top.clone().into_iter().flat_map(move |hierarchy| list(&hierarchy));
+    let prefix = prefix.to_owned();
+    let is_ours =
+        move |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+    top.into_iter().chain(below).filter(is_ours)
 }
 
 /// Control groups are removed from the leaves up, and their files go with them; false while one is held.

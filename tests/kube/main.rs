@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Says that this process is inside the namespaces.
+/// Says that this process is inside the namespaces, and who is outside.
 const INSIDE: &str = "WEFT_KUBE_INSIDE";
 
 fn main() -> ExitCode {
@@ -38,14 +38,18 @@ fn main() -> ExitCode {
         cluster.show_logs();
     }
     if std::env::var_os("WEFT_KUBE_HOLD").is_some() {
-        let outer = std::env::var(INSIDE).unwrap_or_default();
-        eprintln!("the cluster stays: nsenter -t $(pgrep -P $(pgrep -P {outer})) -a");
+        eprintln!("the cluster stays: nsenter -t $(pgrep -P $(pgrep -P {})) -a", outer());
         loop {
             std::thread::park();
         }
     }
     cluster.down();
     conclusion.exit_code()
+}
+
+/// Process number of the outer process, which names what this run makes outside its namespaces.
+pub fn outer() -> String {
+    std::env::var(INSIDE).unwrap_or_default()
 }
 
 /// The cases that one of the words names; without words all. The first, which installs Weft, always.
@@ -73,7 +77,8 @@ fn trials(words: &[String], cluster: Option<&Arc<cluster::Cluster>>) -> Vec<Tria
 fn outside() -> ExitCode {
     let me = std::env::current_exe().expect("a test binary has a path");
     let prepare = "mount -t tmpfs none /run && mkdir -p /run/netns && ip link set lo up && exec \"$0\" \"$@\"";
-    cluster::sweep_control_groups();
+    cluster::sweep_stale_control_groups();
+    let own = std::process::id().to_string();
     // when this process ends, however it does, so does everything inside
     let status = Command::new("setpriv")
         .args([
@@ -92,9 +97,9 @@ fn outside() -> ExitCode {
         ])
         .arg(me)
         .args(std::env::args_os().skip(1))
-        .env(INSIDE, std::process::id().to_string())
+        .env(INSIDE, &own)
         .status()
         .expect("setpriv (util-linux) runs");
-    cluster::sweep_control_groups();
+    cluster::sweep_control_groups(&own);
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The init of a node, in namespaces of its own (network, mounts, processes, host name): containerd, kubelet and kube-proxy.
 # When it dies, everything on the node dies with it and its mounts go. Environment: N (n1), I (1), R (the run's folder),
-# TOOLS (etcd, kubelet, ...), CNI (plugins), IMAGES (archives to import). What a reboot keeps is in $R/$N.
+# TOOLS (etcd, kubelet, ...), CNI (plugins), IMAGES (archives to import), GROUP (first part of its control
+# group's name). What a reboot keeps is in $R/$N.
 set -euo pipefail
 D=$R/$N
 mkdir -p "$D"/{kubelet,log,containerd,etc,var,opt,work-etc,work-var,work-opt,cgroups}
@@ -23,14 +24,14 @@ echo "nameserver 10.96.0.10" >/etc/resolv.conf
 # /sys of this network, the machine's cgroups kept; the kubelet wants its root to exist
 cgroups=/sys/fs/cgroup
 if [ -f $cgroups/cgroup.controllers ]; then
-  mkdir -p "$cgroups/weft-$N"
+  mkdir -p "$cgroups/$GROUP-$N"
   for controller in cpuset cpu memory pids; do
     echo "+$controller" >$cgroups/cgroup.subtree_control 2>/dev/null || true
-    echo "+$controller" >"$cgroups/weft-$N/cgroup.subtree_control" 2>/dev/null || true
+    echo "+$controller" >"$cgroups/$GROUP-$N/cgroup.subtree_control" 2>/dev/null || true
   done
 else
-  for hierarchy in "$cgroups"/*/; do [ -L "${hierarchy%/}" ] || mkdir -p "$hierarchy/weft-$N"; done
-  for file in cpus mems; do cat $cgroups/cpuset/cpuset.$file >"$cgroups/cpuset/weft-$N/cpuset.$file"; done
+  for hierarchy in "$cgroups"/*/; do [ -L "${hierarchy%/}" ] || mkdir -p "$hierarchy/$GROUP-$N"; done
+  for file in cpus mems; do cat $cgroups/cpuset/cpuset.$file >"$cgroups/cpuset/$GROUP-$N/cpuset.$file"; done
 fi
 mount --rbind $cgroups "$D/cgroups"
 mount -t sysfs none /sys
@@ -81,7 +82,7 @@ kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 failCgroupV1: false
 cgroupDriver: cgroupfs
-cgroupRoot: /weft-$N
+cgroupRoot: /$GROUP-$N
 enforceNodeAllocatable: []
 oomScoreAdj: 0
 failSwapOn: false
