@@ -16,10 +16,15 @@ const POLICY_TABLES: [&str; 2] = ["ip weft_policy", "ip6 weft_policy"];
 pub(super) struct Listing(BTreeMap<(String, String), usize>);
 
 impl Listing {
-    /// Lists these tables without the elements of their sets; when one is not there, none is.
+    /// Lists these tables without the elements of their sets; one that is not there has no chains. One call a table: nft
+    /// 1.0.6 takes two tables of one name in one script for the same.
     pub(super) async fn of(tables: &[&str]) -> Self {
-        let script: String = tables.iter().map(|table| format!("list table {table}\n")).collect();
-        Self::read(&nft::run(&["-t", "-f", "-"], &script).await.unwrap_or_default())
+        let mut text = String::new();
+        for table in tables {
+            let words: Vec<_> = ["-t", "list", "table"].into_iter().chain(table.split(' ')).collect();
+            text += &nft::run(&words, "").await.unwrap_or_default();
+        }
+        Self::read(&text)
     }
 
     /// The tables that hold a program.
