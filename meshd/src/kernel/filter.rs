@@ -307,32 +307,38 @@ fn add_pin(script: &mut String, link: &str, pin: &Pin) {
     let mac = pin.mac.map(|byte| format!("{byte:02x}")).join(":");
     let mark = if pin.enrolled { MARK_MEMBER } else { MARK_OUTSIDER };
     let set_mark = format!("meta mark set meta mark and {:#010x} or {mark:#010x}", !MARK_MASK);
-    let own = |v4: bool| -> Vec<&IpAddr> { pin.addresses.iter().filter(|ip| ip.is_ipv4() == v4).collect() };
-    let list = |ips: &[&IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    // no anonymous set anywhere: each costs the kernel as much as ten rules when hundreds of links are pinned at once
     let mut rules = vec![format!("ether saddr != {mac} counter name spoofed_source drop")];
-    let (v4, v6) = (own(true), own(false));
-    if !v4.is_empty() {
-        rules.push(format!("ether type ip ip saddr {{ {} }} {set_mark} accept", list(&v4)));
-        // 0.0.0.0 is an address probe (RFC 5227 section 2.1)
-        let arp = format!("arp saddr ether {mac} arp saddr ip {{ {}, 0.0.0.0 }}", list(&v4));
-        rules.push(format!("ether type arp arp htype 1 arp ptype ip {arp} accept"));
+    for own in pin.addresses.iter().filter(|ip| ip.is_ipv4()) {
+        rules.push(format!("ether type ip ip saddr {own} {set_mark} accept"));
+        let arp = format!("arp htype 1 arp ptype ip arp saddr ether {mac} arp saddr ip");
+        rules.push(format!("ether type arp {arp} {own} accept"));
+        // an address probe (RFC 5227 section 2.1)
+        rules.push(format!("ether type arp {arp} 0.0.0.0 accept"));
     }
     rules.push("ether type ip counter name spoofed_source drop".to_owned());
     rules.push("ether type arp counter name forged_discovery drop".to_owned());
+    let v6: Vec<_> = pin.addresses.iter().filter(|ip| ip.is_ipv6()).collect();
     if !v6.is_empty() {
         let forged = "counter name forged_discovery drop";
-        let targets = v6.iter().filter_map(|ip| v6_bits(ip)).chain([link_local_bits(pin.mac)]);
-        let targets = targets.map(|bits| format!("{bits:#034x}")).collect::<Vec<_>>().join(", ");
-        rules.push(format!("ether type ip6 icmpv6 type {{ nd-router-advert, nd-redirect }} {forged}"));
+        rules.push(format!("ether type ip6 icmpv6 type nd-router-advert {forged}"));
+        rules.push(format!("ether type ip6 icmpv6 type nd-redirect {forged}"));
         // the target address follows 8 bytes of ICMPv6 header (RFC 4861 section 4.4)
-        rules.push(format!("ether type ip6 icmpv6 type nd-neighbor-advert @th,64,128 != {{ {targets} }} {forged}"));
-        rules.push(format!("ether type ip6 ip6 saddr {{ {} }} {set_mark} accept", list(&v6)));
-        let discovery = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }";
+        let targets = v6.iter().filter_map(|ip| v6_bits(ip)).chain([link_local_bits(pin.mac)]);
+        let foreign = targets.map(|bits| format!("@th,64,128 != {bits:#034x} ")).collect::<String>();
+        rules.push(format!("ether type ip6 icmpv6 type nd-neighbor-advert {foreign}{forged}"));
+        for own in v6 {
+            rules.push(format!("ether type ip6 ip6 saddr {own} {set_mark} accept"));
+        }
+        // solicitations and advertisements (RFC 4861 sections 4.3 and 4.4)
+        let discovery = "icmpv6 type 135-136";
         rules.push(format!("ether type ip6 ip6 saddr fe80::/10 {discovery} accept"));
         // duplicate address detection (RFC 4862 section 5.4.2)
         rules.push("ether type ip6 ip6 saddr :: icmpv6 type nd-neighbor-solicit accept".to_owned());
         // what every host sends by itself when its link comes up: not worth a count, and it goes nowhere
-        rules.push("ether type ip6 ip6 saddr { ::, fe80::/10 } meta l4proto ipv6-icmp drop".to_owned());
+        for unspecific in ["::", "fe80::/10"] {
+            rules.push(format!("ether type ip6 ip6 saddr {unspecific} meta l4proto ipv6-icmp drop"));
+        }
     }
     rules.push("ether type ip6 counter name spoofed_source drop".to_owned());
     rules.push("counter name not_ip drop".to_owned());
