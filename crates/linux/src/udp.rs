@@ -135,6 +135,7 @@ pub struct Udp {
     v4: Option<Half>,
     v6: Option<Half>,
     port: u16,
+    mark: u32,
 }
 
 /// Datagrams to send.
@@ -196,7 +197,7 @@ impl Udp {
                         (None, Some(half)) => half.port(Family::V6)?,
                         (None, None) => return Err(UdpError::NoFamily),
                     };
-                    return Ok(Self { v4, v6, port });
+                    return Ok(Self { v4, v6, port, mark });
                 }
             }
         }
@@ -245,6 +246,25 @@ impl Udp {
     #[must_use]
     pub fn has_gro(&self, family: Family) -> bool {
         self.half(family).is_some_and(|half| half.state.gro_segments() > 1)
+    }
+
+    /// The MTU in bytes of the path to `to`, as far as the kernel knows it: the link's, the route's, or what a router on
+    /// the way has said (`IP_MTU` of ip(7), `IPV6_MTU` of ipv6(7)). Asks a socket of its own.
+    ///
+    /// # Errors
+    /// There is no way there, or no socket to be had.
+    pub fn path_mtu(&self, to: SocketAddr) -> io::Result<usize> {
+        let (domain, level, option) = match Family::of(to.ip()) {
+            Family::V4 => (Domain::IPV4, libc::IPPROTO_IP, libc::IP_MTU),
+            Family::V6 => (Domain::IPV6, libc::IPPROTO_IPV6, libc::IPV6_MTU),
+        };
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        if self.mark != 0 {
+            socket.set_mark(self.mark)?;
+        }
+        socket.connect(&to.into())?;
+        let mtu = get_option(&socket, level, option)?;
+        usize::try_from(mtu).map_err(|_negative| io::Error::from(Errno::INVAL))
     }
 
     /// Sends datagrams, from the local address `from` if there is a preference. When that address is not ours any more
@@ -367,6 +387,15 @@ fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: l
     // SAFETY: the pointer and the length are those of one c_int, which the options above are and the kernel only reads.
     let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn get_option(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointers are to one c_int and to its length, which the kernel writes within.
+    let answer =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
 fn set_buffers(socket: &Socket) -> Result<(), UdpError> {

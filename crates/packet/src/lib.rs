@@ -22,13 +22,17 @@ pub mod checksum;
 mod coalesce;
 pub mod ecn;
 pub mod flow;
+mod fragment;
 pub mod ip;
 mod offload;
 mod segment;
+mod too_big;
 mod write;
 
 pub use coalesce::{RUN_MAX, Run};
 pub use flow::{Flow, Ports};
+pub use fragment::Fragments;
 pub use ip::{Fragment, IpPacket, ParseError, Version};
 pub use offload::{Gso, OFFLOAD_HEADER, Offload};
 pub use segment::{SegmentError, Segments};
+pub use too_big::{TOO_BIG_MAX, too_big};

@@ -50,10 +50,14 @@ pub(crate) struct Counters {
     events_lost: AtomicU64,
     fallbacks: AtomicU64,
     congested: AtomicU64,
+    too_long: AtomicU64,
 }
 
 /// Label of packets that met congestion and whose senders do not know of congestion marks (RFC 6040 §4.2).
 const CONGESTED: &str = "congested";
+
+/// Label of packets that the path does not carry and nobody may cut; their senders are told.
+const TOO_LONG: &str = "path_mtu";
 
 impl Counters {
     /// Every reason with its count, those that never happened included. Labels are stable and unique.
@@ -61,7 +65,7 @@ impl Counters {
         let engine = DropReason::ALL.into_iter().map(DropReason::as_str).zip(&self.engine);
         let tun = TUN_LABELS.into_iter().zip(&self.tun);
         let udp = UDP_LABELS.into_iter().zip(&self.udp);
-        let own = std::iter::once((CONGESTED, &self.congested));
+        let own = [(CONGESTED, &self.congested), (TOO_LONG, &self.too_long)];
         engine.chain(tun).chain(udp).chain(own).map(|(label, count)| (label, count.load(Ordering::Relaxed)))
     }
 
@@ -81,6 +85,12 @@ impl Counters {
 
     pub(super) fn congested(&self) {
         self.congested.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A packet of so many bytes came out of the TUN and is longer than its path.
+    pub(super) fn too_long(&self, bytes: usize) {
+        self.tun_read.add(1, bytes);
+        self.too_long.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn tun_fault(&self, fault: Fault) {

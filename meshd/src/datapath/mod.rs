@@ -11,6 +11,7 @@ mod inner;
 mod outbound;
 mod outbox;
 mod outer;
+mod pieces;
 mod source;
 mod worker;
 

@@ -4,13 +4,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use identity::SpiffeId;
-use packet::{IpPacket, Offload, SegmentError, Segments, ecn};
+use packet::{
+    Fragments, IpPacket, OFFLOAD_HEADER, Offload, SegmentError, Segments, TOO_BIG_MAX, Version, ecn, too_big,
+};
 use plan::PeerName;
 use wg::{Engine, HEADROOM, Path};
 
 use super::counters::Counters;
 use super::outbox::{Heading, Outbox};
 use super::outer::Outer;
+use super::pieces::Pieces;
+
+/// What every path carries of IPv6 without its sender's doing, in bytes (RFC 8200 §5).
+const IPV6_MTU_MIN: usize = 1280;
 
 /// A packet that is made here is never longer than what a TUN device gives.
 const SCRATCH_BYTES: usize = linux::tun::PACKET_BYTES_MAX;
@@ -20,6 +26,10 @@ pub(super) struct Outbound {
     outbox: Outbox,
     /// Where a packet is finished that cannot be sealed yet.
     scratch: Box<[u8]>,
+    /// Where a packet is finished before it is fragmented.
+    finished: Box<[u8]>,
+    /// What its sender is told of a packet that is too long, behind room for an offload header.
+    answer: Box<[u8]>,
     /// The longest packet that every path carries, in bytes.
     mtu: usize,
     class: ClassPolicy,
@@ -35,6 +45,16 @@ pub(crate) enum ClassPolicy {
     Inherit,
 }
 
+/// How one packet leaves.
+#[derive(Clone, Copy)]
+struct Way {
+    /// `None` while nothing can be sealed for its receiver.
+    path: Option<Path>,
+    class: u8,
+    /// The longest inner packet in bytes.
+    limit: usize,
+}
+
 impl ClassPolicy {
     fn of(self, inner: u8) -> u8 {
         match self {
@@ -46,8 +66,9 @@ impl ClassPolicy {
 
 impl Outbound {
     pub(super) fn new(mtu: usize, class: ClassPolicy, counters: Arc<Counters>) -> Self {
-        let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
-        Self { outbox: Outbox::new(), scratch, mtu, class, counters }
+        let [scratch, finished] = [(); 2].map(|()| vec![0; SCRATCH_BYTES].into_boxed_slice());
+        let answer = vec![0; OFFLOAD_HEADER + TOO_BIG_MAX].into_boxed_slice();
+        Self { outbox: Outbox::new(), scratch, finished, answer, mtu, class, counters }
     }
 
     pub(super) fn set_mtu(&mut self, mtu: usize) {
@@ -55,36 +76,86 @@ impl Outbound {
     }
 
     /// Sends a packet from the TUN, or lets it wait in the engine. What is sent may stay here until
-    /// [`flush`](Self::flush).
+    /// [`flush`](Self::flush). When the path does not carry it, its sender is to be told what [`answer`](Self::answer)
+    /// says, so many bytes.
     pub(super) fn send(
         &mut self,
         engine: &mut Engine<SpiffeId, PeerName>,
         outer: &mut Outer,
         (offload, packet): (Offload, &[u8]),
         now: Instant,
-    ) {
-        let mut path = engine.path(packet, now);
+    ) -> Option<usize> {
+        let path = engine.path(packet, now);
         let limit = path.and_then(|path| outer.limit(path.endpoint())).map_or(self.mtu, |limit| limit.min(self.mtu));
-        let mut segments = match Segments::new(&offload, packet, limit) {
-            Ok(segments) => segments,
-            Err(SegmentError::TooBig) => return,
-            // the engine counts it
-            Err(SegmentError::Parse(_) | SegmentError::Mismatch) => {
-                let _counted = engine.handle_packet(&[], now);
-                return;
-            }
-        };
         let class = IpPacket::parse(packet).map_or(0, |packet| self.class.of(packet.traffic_class()));
+        let way = Way { path, class, limit };
+        match Segments::new(&offload, packet, limit) {
+            Ok(segments) => self.send_pieces((engine, outer), Pieces::Segments(segments), way, now),
+            Err(SegmentError::TooBig) => return self.send_too_long((engine, outer), (offload, packet), way, now),
+            // the engine counts it
+            Err(SegmentError::Parse(_) | SegmentError::Mismatch) => drop(engine.handle_packet(&[], now)),
+        }
+        None
+    }
+
+    /// What the sender of the last packet is to be told: `length` bytes, with room for an offload header before them.
+    pub(super) fn answer(&mut self, length: usize) -> &mut [u8] {
+        self.answer.get_mut(..OFFLOAD_HEADER + length).unwrap_or_default()
+    }
+
+    /// Sends packets that are longer than the path and that no transport lets us cut: fragmented where that is allowed.
+    /// Fragments of IPv6 cannot be cut again and their sender would have to lose a whole datagram to learn of it, so
+    /// the underlay carries them in fragments of its own; the sender is told, too.
+    fn send_too_long(
+        &mut self,
+        (engine, outer): (&mut Engine<SpiffeId, PeerName>, &mut Outer),
+        (offload, packet): (Offload, &[u8]),
+        way: Way,
+        now: Instant,
+    ) -> Option<usize> {
+        let mut apart = Segments::new(&offload, packet, usize::MAX).ok()?;
+        let mut finished = std::mem::take(&mut self.finished);
+        let mut told = None;
+        while let Some(length) = apart.write_next(&mut finished) {
+            let single = finished.get(..length).unwrap_or_default();
+            let Ok(ip) = IpPacket::parse(single) else { break };
+            let limit = if ip.version() == Version::V6 { way.limit.max(IPV6_MTU_MIN) } else { way.limit };
+            if let Some(fragments) = Fragments::new(single, limit) {
+                self.send_pieces((engine, outer), Pieces::Fragments(fragments), way, now);
+                continue;
+            }
+            if length > limit {
+                let place = self.answer.get_mut(OFFLOAD_HEADER..).unwrap_or_default();
+                told = told.or(too_big(single, limit, place));
+            }
+            if length <= limit || ip.version() == Version::V6 && ip.fragment().is_some() {
+                let Ok(whole) = Segments::new(&Offload::default(), single, usize::MAX) else { break };
+                self.send_pieces((engine, outer), Pieces::Segments(whole), way, now);
+            } else {
+                self.counters.too_long(length);
+            }
+        }
+        self.finished = finished;
+        told
+    }
+
+    fn send_pieces(
+        &mut self,
+        (engine, outer): (&mut Engine<SpiffeId, PeerName>, &mut Outer),
+        mut pieces: Pieces<'_>,
+        Way { mut path, class, .. }: Way,
+        now: Instant,
+    ) {
         let (mut count, mut bytes) = (0, 0);
-        while let Some(length) = segments.next_length() {
+        while let Some(length) = pieces.next_length() {
             count += 1;
             bytes += length;
             match path {
-                Some(way) if self.seal(engine, outer, &mut segments, (way, class), now).is_some() => {}
+                Some(way) if self.seal(engine, outer, &mut pieces, (way, class), now).is_some() => {}
                 _ => {
                     path = None;
                     let Some(place) = self.scratch.get_mut(..length) else { break };
-                    if segments.write_next(place).is_none() {
+                    if pieces.write_next(place).is_none() {
                         break;
                     }
                     let _counted = engine.handle_packet(place, now);
@@ -94,25 +165,25 @@ impl Outbound {
         self.counters.tun_read.add(count, bytes);
     }
 
-    /// Makes a datagram of the next segment. `None`: the path is over, and the segment still to come.
+    /// Makes a datagram of the next piece. `None`: the path is over, and the piece still to come.
     fn seal(
         &mut self,
         engine: &mut Engine<SpiffeId, PeerName>,
         outer: &mut Outer,
-        segments: &mut Segments<'_>,
+        pieces: &mut Pieces<'_>,
         (path, class): (Path, u8),
         now: Instant,
     ) -> Option<()> {
-        let length = segments.next_length()?;
+        let length = pieces.next_length()?;
         let heading = Heading { to: path.endpoint(), class, length: engine.sealed_length(length) };
         if self.outbox.slot(heading).is_none() {
             self.flush(outer);
         }
         let slot = self.outbox.slot(heading)?;
-        let before = segments.clone();
-        segments.write_next(slot.get_mut(HEADROOM..)?)?;
+        let before = pieces.clone();
+        pieces.write_next(slot.get_mut(HEADROOM..)?)?;
         if engine.seal_in_place(&path, slot, length, now).is_err() {
-            *segments = before;
+            *pieces = before;
             return None;
         }
         self.outbox.keep(heading);

@@ -1,5 +1,6 @@
 //! The door to the underlay: the UDP port, what is sent by it and from which of our addresses.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -21,6 +22,22 @@ pub(super) const READ_PAUSE: Duration = Duration::from_millis(10);
 /// and go, and are asked again.
 const BATCH_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long the kernel's word on a path is believed before it is asked again: paths get wider, too (RFC 1191 §6.3 asks
+/// for no less than a minute or so between tries).
+const PATH_PAUSE: Duration = Duration::from_secs(60);
+
+/// How many narrow paths are remembered. Beyond it all are forgotten and learned again.
+const PATHS_MAX: usize = 4_096;
+
+/// What a datagram holds beside the inner packet in bytes: WireGuard's header and tag, UDP's and IP's headers.
+const fn overhead(family: Family) -> usize {
+    let ip = match family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    16 + 16 + 8 + ip
+}
+
 /// The UDP port.
 pub(super) struct Outer {
     udp: Udp,
@@ -32,6 +49,8 @@ pub(super) struct Outer {
     singly: [Option<Instant>; 2],
     /// Whether the kernel can at all.
     has_gso: [bool; 2],
+    /// Paths that are narrower than the link, with the longest inner packet in bytes and until when that is believed.
+    narrow: HashMap<IpAddr, (usize, Instant)>,
     /// The present turn.
     now: Instant,
 }
@@ -46,7 +65,16 @@ fn at(family: Family) -> usize {
 impl Outer {
     pub(super) fn new(udp: Udp, wants_batches: bool, counters: Arc<Counters>, now: Instant) -> Self {
         let has_gso = [Family::V4, Family::V6].map(|family| wants_batches && udp.has_gso(family));
-        Self { udp, sources: Sources::default(), counters, resting: [None; 2], singly: [None; 2], has_gso, now }
+        Self {
+            udp,
+            sources: Sources::default(),
+            counters,
+            resting: [None; 2],
+            singly: [None; 2],
+            has_gso,
+            narrow: HashMap::new(),
+            now,
+        }
     }
 
     /// Whether many datagrams go, and come, with one call: of IPv4, and of IPv6.
@@ -102,8 +130,24 @@ impl Outer {
     }
 
     /// The longest inner packet in bytes that the path to `to` is known to carry; `None`: nothing is known.
-    pub(super) fn limit(&self, _to: SocketAddr) -> Option<usize> {
-        None
+    pub(super) fn limit(&self, to: SocketAddr) -> Option<usize> {
+        if self.narrow.is_empty() {
+            return None;
+        }
+        self.narrow.get(&to.ip()).filter(|(_, until)| *until > self.now).map(|(limit, _)| *limit)
+    }
+
+    /// A datagram was longer than the path: from now on they are made to fit what the kernel knows of it. What was made
+    /// already goes in fragments.
+    fn narrow(&mut self, to: SocketAddr) {
+        let Ok(mtu) = self.udp.path_mtu(to) else { return };
+        if self.narrow.len() >= PATHS_MAX && !self.narrow.contains_key(&to.ip()) {
+            self.narrow.clear();
+        }
+        // padding fills up to a multiple of 16 and must not reach beyond
+        let limit = mtu.saturating_sub(overhead(Family::of(to.ip()))) & !15;
+        self.narrow.insert(to.ip(), (limit, self.now + PATH_PAUSE));
+        tracing::debug!(peer = %to, mtu, "The path is narrower than the link");
     }
 
     /// Sends `count` datagrams from the address that their receiver knows us by. `answers` is the datagram that is being
@@ -126,7 +170,7 @@ impl Outer {
             }
             match self.udp.send(&transmit) {
                 Err(error) if let Some(refusal) = BatchRefusal::of(&error) => {
-                    self.fall_back(family, refusal, &error);
+                    self.fall_back(to, refusal, &error);
                     self.send_singly(&transmit);
                 }
                 result => self.sent(&transmit, count, result),
@@ -157,14 +201,16 @@ impl Outer {
         }
     }
 
-    fn fall_back(&mut self, family: Family, refusal: BatchRefusal, error: &io::Error) {
+    fn fall_back(&mut self, to: SocketAddr, refusal: BatchRefusal, error: &io::Error) {
         self.counters.fell_back();
-        if refusal == BatchRefusal::Link {
-            if let Some(singly) = self.singly.get_mut(at(family)) {
-                *singly = Some(self.now + BATCH_PAUSE);
-            }
-            tracing::warn!(%family, %error, "The underlay's link refuses batches of datagrams: they go singly for a while");
+        if refusal == BatchRefusal::Path {
+            return self.narrow(to);
         }
+        let family = Family::of(to.ip());
+        if let Some(singly) = self.singly.get_mut(at(family)) {
+            *singly = Some(self.now + BATCH_PAUSE);
+        }
+        tracing::warn!(%family, %error, "The underlay's link refuses batches of datagrams: they go singly for a while");
     }
 
     /// Counts datagrams that have arrived.

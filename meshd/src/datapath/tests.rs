@@ -1,5 +1,6 @@
 //! Two data paths in two namespaces, with a real kernel on both sides of each and an ear on the wire between them.
 
+mod mtu;
 mod underlay;
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use identity::SpiffeId;
 use linux::poll::{Waker, Woken};
 use linux::udp::{Batch, Family};
+use packet::OFFLOAD_HEADER;
 use plan::PeerName;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -173,7 +174,12 @@ impl Worker {
         for _ in 0..BURST_MAX {
             let Some((offload, packet)) = self.inner.read() else { break };
             bytes += packet.len();
-            self.outbound.send(&mut self.engine, &mut self.outer, (offload, packet), now);
+            let told = self.outbound.send(&mut self.engine, &mut self.outer, (offload, packet), now);
+            if let Some(length) = told {
+                let answer = self.outbound.answer(length);
+                let whole = OFFLOAD_HEADER..answer.len();
+                self.inner.write(answer, std::slice::from_ref(&whole));
+            }
             if bytes >= BURST_BYTES {
                 break;
             }

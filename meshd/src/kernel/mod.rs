@@ -66,7 +66,10 @@ pub(crate) struct Kernel {
 pub(crate) struct Underlay {
     pub(crate) link: String,
     pub(crate) addresses: BTreeSet<IpAddr>,
-    /// The MTU that fits the mesh's device over this link, in bytes.
+    /// The link's own MTU in bytes. The mesh's device has the same, so that the kernel hands on whatever pods send and
+    /// the data path makes it fit.
+    pub(crate) mtu: u32,
+    /// The longest inner packet that fits the link, in bytes.
     pub(crate) mesh_mtu: u32,
 }
 
@@ -111,7 +114,8 @@ impl Kernel {
         if addresses.is_empty() {
             bail!("{name} has no address that peers could reach");
         }
-        Ok(Underlay { link: name, addresses, mesh_mtu: mtu.saturating_sub(OVERHEAD).max(MTU_MIN) })
+        let mesh_mtu = mtu.saturating_sub(OVERHEAD).max(MTU_MIN);
+        Ok(Underlay { link: name, addresses, mtu: mtu.max(MTU_MIN), mesh_mtu })
     }
 
     /// Makes the TUN device (which must exist) and the policy rules ready; safe to repeat.

@@ -127,7 +127,7 @@ impl Node {
             class: config.dscp,
         };
         let (data, events) = datapath::spawn(&path)?;
-        kernel.prepare(underlay.mesh_mtu).await?;
+        kernel.prepare(underlay.mtu).await?;
         let uid = files.uid.clone();
         let secret = NodeSecret::from_bytes(*files.secret.expose());
         let node = Self {

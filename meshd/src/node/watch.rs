@@ -105,7 +105,7 @@ impl Node {
         match event {
             datapath::Event::TunGone => {
                 let outcome = match self.data.open_tun().await {
-                    Ok(()) => self.kernel.prepare(self.underlay.mesh_mtu).await,
+                    Ok(()) => self.kernel.prepare(self.underlay.mtu).await,
                     Err(error) => Err(error),
                 };
                 match outcome {
@@ -146,7 +146,7 @@ impl Node {
             Ok(drift) if drift.is_empty() => {}
             Ok(drift) => {
                 tracing::warn!(?drift, "Somebody changed kernel state of ours: it is put back");
-                if let Err(error) = self.kernel.prepare(self.underlay.mesh_mtu).await {
+                if let Err(error) = self.kernel.prepare(self.underlay.mtu).await {
                     self.note_trouble("kernel", &error);
                 }
                 self.desired = None;

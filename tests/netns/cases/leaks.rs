@@ -26,7 +26,7 @@ fn traffic(lab: &Lab, from: &str, to: &[IpAddr]) -> usize {
             ("ping", lab.exec(from, &ping).status.success()),
             ("tcp", lab.tcp_echo(from, *ip, 8080, &text).as_ref() == Some(&text)),
             ("udp", lab.udp_echo(from, *ip, 8080, &text).as_ref() == Some(&text)),
-            // larger than any link; the first ones, there and back, learn the path's MTU, as behind any router (RFC 1191, RFC 8201)
+            // larger than any link; where there is no mesh, the first ones, there and back, learn the path's MTU (RFC 8201)
             ("fragments", (0..3).any(|_| lab.udp_echo(from, *ip, 8080, &big).as_ref() == Some(&big))),
         ];
         for (name, passed) in exchanges {

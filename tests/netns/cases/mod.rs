@@ -5,6 +5,7 @@ mod cni;
 mod identity;
 mod leaks;
 mod modes;
+mod mtu;
 mod policy;
 mod policy_kernel;
 mod policy_matrix;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(leaks::CASES);
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy::CASES);
+    all.extend_from_slice(mtu::CASES);
     all.extend_from_slice(policy_kernel::CASES);
     all.extend_from_slice(policy_matrix::CASES);
     all.extend_from_slice(stock::CASES);

@@ -1,0 +1,98 @@
+//! Packets that are longer than their path: cut, fragmented, or sent back with the reason.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+
+use super::underlay::ip;
+use super::{Node, pair, send};
+
+/// Two nodes whose devices take what the link would, as the kernel shell sets them.
+fn wide_pair(v6: bool) -> [Node; 2] {
+    let nodes = pair(v6);
+    for node in &nodes {
+        ip(&node.netns, "link set mesh0 mtu 1500");
+    }
+    nodes
+}
+
+/// One echo request of so many bytes, headers included, and what ping says of it.
+fn ping(from: &Node, to: &Node, v6: bool, discovery: &str, bytes: usize) -> (bool, String) {
+    let [v4_address, v6_address] = Node::addresses(to.n);
+    let (target, headers) = if v6 { (v6_address, 48) } else { (v4_address, 28) };
+    let (target, payload) = (target.to_string(), (bytes - headers).to_string());
+    let args = ["-n", "-c1", "-W5", "-M", discovery, "-s", &payload, &target];
+    let done = from.netns.within(|| Command::new("ping").args(args).output().unwrap()).unwrap();
+    let said = [done.stdout, done.stderr].concat();
+    (done.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// A stream of a megabyte arrives as it was sent.
+fn stream(from: &Node, to: &Node, v6: bool) {
+    let [v4_address, v6_address] = Node::addresses(to.n);
+    let address = SocketAddr::new(if v6 { v6_address } else { v4_address }, 0);
+    let listener = to.netns.within(|| TcpListener::bind(address)).unwrap().unwrap();
+    let target = listener.local_addr().unwrap();
+    let mut sender = from.netns.within(|| TcpStream::connect(target)).unwrap().unwrap();
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    let expected = sent.clone();
+    let writer = std::thread::spawn(move || sender.write_all(&sent).unwrap());
+    let mut received = Vec::new();
+    listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+    writer.join().unwrap();
+    assert!(received == expected, "{} of {} bytes, or others", received.len(), expected.len());
+}
+
+#[test]
+fn mf_12_what_may_be_fragmented_arrives_and_of_the_rest_the_sender_is_told() {
+    for underlay_v6 in [false, true] {
+        let [a, b] = wide_pair(underlay_v6);
+        // fragments of IPv6, of 1,500 bytes: the very first has to arrive
+        send(&a, &b, true, 188);
+        assert_eq!(a.drops("path_mtu"), 0);
+        for bytes in [1421, 1500, 3000] {
+            let (arrived, said) = ping(&a, &b, false, "dont", bytes);
+            assert!(arrived, "{bytes} bytes that may be fragmented: {said}");
+        }
+        assert!(ping(&a, &b, false, "do", 1420).0);
+        assert_eq!(a.drops("path_mtu"), 0);
+        let (arrived, said) = ping(&a, &b, false, "do", 1421);
+        assert!(!arrived && said.contains("From 10.0.2.1") && said.contains("mtu = 1420"), "{said}");
+        assert_eq!(a.drops("path_mtu"), 1);
+    }
+}
+
+#[test]
+fn mf_12_the_sender_over_ipv6_is_told() {
+    let [a, b] = wide_pair(false);
+    assert!(ping(&a, &b, true, "do", 1420).0);
+    let (arrived, said) = ping(&a, &b, true, "do", 1421);
+    assert!(!arrived && said.contains("From fd00:2::1") && said.contains("mtu=1420"), "{said}");
+    assert_eq!(a.drops("path_mtu"), 1);
+}
+
+#[test]
+fn mf_12_streams_are_cut_to_the_path_and_nobody_is_told() {
+    for v6 in [false, true] {
+        let [a, b] = wide_pair(v6);
+        stream(&a, &b, v6);
+        stream(&b, &a, !v6);
+        assert_eq!((a.drops("path_mtu"), b.drops("path_mtu")), (0, 0));
+    }
+}
+
+#[test]
+fn mf_12_a_path_that_becomes_narrow_is_learned() {
+    for v6 in [false, true] {
+        let [a, b] = wide_pair(v6);
+        stream(&a, &b, false);
+        for node in [&a, &b] {
+            ip(&node.netns, "link set u0 mtu 1300");
+        }
+        stream(&a, &b, false);
+        let refused = a.handle.counters().fallbacks();
+        assert!(refused > 0, "a batch is refused once");
+        stream(&a, &b, false);
+        assert_eq!(a.handle.counters().fallbacks(), refused, "and then they are made to fit");
+    }
+}
