@@ -3,6 +3,7 @@
 //! `scripts/measure` builds for release and runs all; words choose sections, `-o json` prints one object a figure. A figure has a goal
 //! where the project has set one; a missed goal is said, and is no failure: figures of a busy machine mean little.
 
+mod attack;
 #[path = "../netns/lab.rs"]
 #[allow(dead_code, reason = "the namespace cases use all of it")]
 mod lab;

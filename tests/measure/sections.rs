@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use crate::attack::{floods, peers};
 use crate::lab::{Lab, namespace, peer_authentication, pod, program};
 use crate::programs::{CHILDREN, newcomer, prober};
 use crate::report::Report;
@@ -14,8 +15,16 @@ use crate::shell::{eventually, run};
 /// A section: its name, and what it does.
 pub type Section = (&'static str, fn(&mut Report));
 
-pub const ALL: &[Section] =
-    &[("up", up), ("plugin", plugin), ("modes", modes), ("newcomers", newcomers), ("plain", plain), ("crowd", crowd)];
+pub const ALL: &[Section] = &[
+    ("up", up),
+    ("plugin", plugin),
+    ("modes", modes),
+    ("newcomers", newcomers),
+    ("plain", plain),
+    ("crowd", crowd),
+    ("peers", peers),
+    ("floods", floods),
+];
 
 const LONG: Duration = Duration::from_secs(120);
 
