@@ -65,6 +65,10 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<M
         }
         "AuthorizationPolicy" => {
             let parsed = authorization_policy(&key.namespace, &key.name, value);
+            // nobody can tell which way it was meant: the last good one stays
+            if let Some(refusal) = parsed.refusals.iter().find(|refusal| refusal.path == "spec.direction") {
+                return Err(format!("{}: {refusal}", title(key)));
+            }
             Ok(Manifest::Plain(Object::AuthorizationPolicy(parsed.value)))
         }
         "MeshNode" => {

@@ -51,6 +51,8 @@ pub(crate) struct Kernel {
     tun: String,
     tun_index: u32,
     families: Vec<IpVersion>,
+    /// The node's addresses on the underlay.
+    own: BTreeSet<IpAddr>,
     routes: Option<BTreeSet<Route>>,
     filter: Option<Filter>,
     /// The policy rules that are there; known only together with the filter.
@@ -93,6 +95,7 @@ impl Kernel {
             tun: tun.to_owned(),
             tun_index: 0,
             families,
+            own: BTreeSet::new(),
             routes: None,
             filter: None,
             rules: Program::default(),
@@ -102,7 +105,7 @@ impl Kernel {
     }
 
     /// The link of this name, or the one that the default route leaves by.
-    pub(crate) async fn underlay(&self, name: Option<&str>) -> anyhow::Result<Underlay> {
+    pub(crate) async fn underlay(&mut self, name: Option<&str>) -> anyhow::Result<Underlay> {
         let name = match name {
             Some(name) => name.to_owned(),
             None => default_route_link()?,
@@ -114,6 +117,7 @@ impl Kernel {
         if addresses.is_empty() {
             bail!("{name} has no address that peers could reach");
         }
+        self.own.clone_from(&addresses);
         let mesh_mtu = mtu.saturating_sub(OVERHEAD).max(MTU_MIN);
         Ok(Underlay { link: name, addresses, mtu: mtu.max(MTU_MIN), mesh_mtu })
     }
@@ -171,11 +175,11 @@ impl Kernel {
             .filter(|route| held.get(&(route.table, route.prefix)) != Some(&Some(route.target)))
             .partition(|route| route.target == RouteTarget::Mesh);
         for route in into_mesh {
-            route::put(&self.handle, route, self.tun_index).await?;
+            route::put(&self.handle, route, self.tun_index, &self.own).await?;
         }
         let (filter, missing_links) = self.apply_filter(before_filter, &desired.filter, rules).await?;
         for route in later {
-            route::put(&self.handle, route, self.tun_index).await?;
+            route::put(&self.handle, route, self.tun_index, &self.own).await?;
         }
         self.remove_others(&held, &routes).await?;
         self.routes = Some(routes);

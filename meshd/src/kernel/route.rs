@@ -1,6 +1,6 @@
 //! Policy rules and the routes of our two tables, by rtnetlink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::Context as _;
@@ -188,7 +188,8 @@ fn read(message: &RouteMessage, tun: u32) -> Option<(RouteKey, Option<RouteTarge
     Some(((table, prefix), target))
 }
 
-fn message(route: &Route, tun: u32) -> anyhow::Result<RouteMessage> {
+/// `own` are the node's addresses: what its own programs send into the mesh must bear one that its identity has.
+fn message(route: &Route, tun: u32, own: &BTreeSet<IpAddr>) -> anyhow::Result<RouteMessage> {
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(route.prefix.network(), route.prefix.prefix_len())
         .with_context(|| format!("{} is no destination", route.prefix))?
@@ -198,11 +199,15 @@ fn message(route: &Route, tun: u32) -> anyhow::Result<RouteMessage> {
         RouteTarget::Mesh => builder.output_interface(tun),
         RouteTarget::Main => builder.kind(RouteType::Throw),
     };
+    let source = own.iter().find(|ip| ip.is_ipv4() == route.prefix.addr().is_ipv4());
+    if let (RouteTarget::Mesh, Some(source)) = (route.target, source) {
+        builder = builder.pref_source(*source).with_context(|| format!("{source} is no source"))?;
+    }
     Ok(builder.build())
 }
 
 /// Adds a route, or makes the one with this destination lead where this one does.
-pub(super) async fn put(handle: &Handle, route: &Route, tun: u32) -> anyhow::Result<()> {
+pub(super) async fn put(handle: &Handle, route: &Route, tun: u32, own: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
     // IPv6 adds a second next hop where a route of another type is to be replaced, so the old one goes first; in the
     // moment between, the filter's `keyed` and `unknown_destination` keep clear text in
     if route.target == RouteTarget::Main || route.prefix.addr().is_ipv6() {
@@ -212,13 +217,13 @@ pub(super) async fn put(handle: &Handle, route: &Route, tun: u32) -> anyhow::Res
         };
         remove(handle, &Route { target: other, ..*route }, tun).await?;
     }
-    let message = message(route, tun)?;
+    let message = message(route, tun, own)?;
     handle.route().add(message).replace().execute().await.with_context(|| format!("cannot route {}", route.prefix))
 }
 
 /// Removes a route; one that is not there is as good.
 pub(super) async fn remove(handle: &Handle, route: &Route, tun: u32) -> anyhow::Result<()> {
-    match handle.route().del(message(route, tun)?).execute().await {
+    match handle.route().del(message(route, tun, &BTreeSet::new())?).execute().await {
         Err(rtnetlink::Error::NetlinkError(error)) if is_absent(error.raw_code()) => Ok(()),
         other => other.with_context(|| format!("cannot remove the route of {}", route.prefix)),
     }

@@ -15,6 +15,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("pl_11_mode_stays_when_its_document_or_folder_goes_bad", stays),
     ("kubelet_probes_and_established_flows_under_strict", established_flows),
     ("bridge_as_primary_plugin_keeps_the_modes", bridge),
+    ("programs_of_a_node_reach_strict_pods_elsewhere_in_both_families", programs_of_a_node),
     ("f17_keys_and_bindings_come_by_themselves_within_five_seconds", by_themselves),
 ];
 
@@ -34,6 +35,15 @@ fn served_at(lab: &Lab, from: &str, to: std::net::IpAddr, port: u16) {
     eventually(&format!("{from} is served at {to} port {port}"), SOON, || {
         (lab.tcp_echo(from, to, port, "hello").as_deref() == Some("hello")).then_some(())
     });
+}
+
+fn programs_of_a_node() {
+    let lab = Lab::of_four("nodes: 3");
+    lab.put("strict.yaml", &peer_authentication("demo", "STRICT"));
+    for ip in lab.ips("demo/server") {
+        refused(&lab, "plain/client", ip);
+        served(&lab, "node/n1", ip);
+    }
 }
 
 fn strict() {

@@ -111,9 +111,11 @@ fn exceptions() {
     });
     let by_block = format!("podSelector: {{matchLabels: {{app: a}}}}, ingress: [{{from: [{}]}}]", blocks.join(", "));
     lab.put("block.yaml", &network_policy("demo", "by-block", &by_block));
-    eventually("a node is let in by its address", SOON, || {
-        reaches_from(&lab, "node/n2", lab.ip("demo/a", false), 80).then_some(())
-    });
+    for v6 in [false, true] {
+        eventually("a node is let in by its address", SOON, || {
+            reaches_from(&lab, "node/n2", lab.ip("demo/a", v6), 80).then_some(())
+        });
+    }
 }
 
 /// A node's address on the underlay.

@@ -127,3 +127,18 @@ fn what_changes_one_by_one_equals_what_is_read_at_once() {
         assert_eq!(stepwise.refusals(), whole.refusals(), "step {step}");
     }
 }
+
+#[test]
+fn a_policy_of_an_unknown_direction_changes_nothing() {
+    let policy = |direction: &str| {
+        format!(
+            "kind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{action: DENY, direction: {direction}, rules: [{{}}]}}\n"
+        )
+    };
+    let mut collection = Collection::default();
+    assert_eq!(put(&mut collection, "p.yaml", &policy("outbound")), []);
+    assert!(collection.refusals()[0].reason.contains("direction"));
+    assert_eq!(put(&mut collection, "p.yaml", &policy("Outbound")).len(), 1);
+    assert_eq!(put(&mut collection, "p.yaml", &policy("Outbnd")), []);
+    assert_eq!(collection.objects().count(), 1);
+}
