@@ -13,8 +13,9 @@ use crate::controller::ca::EmbeddedCa;
 use crate::controller::{Controller, Parts};
 use crate::kernel::Kernel;
 use crate::line_socket::LineSocket;
+use crate::log::Log;
 use crate::node::{Inputs, Node, wall};
-use crate::store::{lock_dir, open_private_dir};
+use crate::store::lock_dir;
 
 /// Questions that wait for the loop; more wait in their sockets.
 const QUESTIONS_MAX: usize = 256;
@@ -23,61 +24,70 @@ const ADMIN_LINE_MAX: u64 = 64 << 10;
 
 /// Runs the node daemon until it is told to stop.
 pub(crate) fn run_node(config: NodeConfig) -> anyhow::Result<()> {
-    start_log(&config.shared)?;
-    runtime()?.block_on(async {
-        tracing::info!(?config, "Starting meshd node");
-        let stop = stop_signal()?;
-        let (run_dir, cluster) = (config.run_dir.clone(), Cluster::open(&config.shared).await?);
-        let (mut node, data) = Node::open(config, &cluster).await?;
-        let (cni_asked, cni) = mpsc::channel(QUESTIONS_MAX);
-        let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
-        let line_max = u64::try_from(::cni::wire::LINE_LENGTH_MAX).unwrap_or(u64::MAX);
-        let source = cluster.watch()?;
-        let refusal = crate::node::stopping().encode()?;
-        let cni_socket = LineSocket::bind(&run_dir.join("cni.sock"), line_max, cni_asked, trimmed(refusal))?;
-        let admin_socket = LineSocket::bind(&run_dir.join("admin.sock"), ADMIN_LINE_MAX, admin_asked, stopping())?;
-        let outcome = node.run(Inputs { source, cni, admin, data }, stop).await;
-        tracing::info!("Stopping: workloads stay attached and protected");
-        // whoever waits for an answer of the node gets the sockets' own
-        drop(node);
-        cni_socket.finish().await;
-        admin_socket.finish().await;
-        outcome
-    })
+    let log = start_log(&config.shared)?;
+    let outcome = runtime()?.block_on(node_until_stopped(config));
+    log.flush();
+    outcome
+}
+
+async fn node_until_stopped(config: NodeConfig) -> anyhow::Result<()> {
+    tracing::info!(?config, "Starting meshd node");
+    let stop = stop_signal()?;
+    crate::start::check_node(&config).await?;
+    let (run_dir, cluster) = (config.run_dir.clone(), Cluster::open(&config.shared).await?);
+    let (mut node, data) = Node::open(config, &cluster).await?;
+    let (cni_asked, cni) = mpsc::channel(QUESTIONS_MAX);
+    let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
+    let line_max = u64::try_from(::cni::wire::LINE_LENGTH_MAX).unwrap_or(u64::MAX);
+    let source = cluster.watch()?;
+    let refusal = crate::node::stopping().encode()?;
+    let cni_socket = LineSocket::bind(&run_dir.join("cni.sock"), line_max, cni_asked, trimmed(refusal))?;
+    let admin_socket = LineSocket::bind(&run_dir.join("admin.sock"), ADMIN_LINE_MAX, admin_asked, stopping())?;
+    let outcome = node.run(Inputs { source, cni, admin, data }, stop).await;
+    tracing::info!("Stopping: workloads stay attached and protected");
+    // whoever waits for an answer of the node gets the sockets' own
+    drop(node);
+    cni_socket.finish().await;
+    admin_socket.finish().await;
+    outcome
 }
 
 /// Runs the controller until it is told to stop.
 pub(crate) fn run_controller(config: ControllerConfig) -> anyhow::Result<()> {
-    start_log(&config.shared)?;
-    runtime()?.block_on(async {
-        tracing::info!(?config, "Starting meshd controller");
-        let stop = stop_signal()?;
-        tokio::pin!(stop);
-        open_private_dir(&config.state_dir)?;
-        let lock = lock_dir(&config.state_dir)?;
-        let cluster = Cluster::open(&config.shared).await?;
-        let lead = tokio::select! {
-            lead = cluster.lead(&config.shared.root_namespace, &config.state_dir) => lead?,
-            () = &mut stop => return Ok(()),
-        };
-        let issuer = Box::new(EmbeddedCa::open(&config.state_dir, &config.trust_domain, wall())?);
-        // what signs must outlive this life before anybody trusts it
-        lead.keep().await?;
-        let source = cluster.watch()?;
-        let mut controller = Controller::open(Parts {
-            issuer,
-            publisher: cluster.publisher("weft-controller"),
-            attested: cluster.attests_nodes(),
-            state_dir: config.state_dir.clone(),
-            lock,
-            root_namespace: config.shared.root_namespace.clone(),
-            period: config.shared.rotation_period,
-        })?;
-        let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
-        let socket = config.run_dir.join("controller.sock");
-        let _admin = LineSocket::bind(&socket, ADMIN_LINE_MAX, admin_asked, stopping())?;
-        controller.run(source, admin, &lead, stop).await
-    })
+    let log = start_log(&config.shared)?;
+    let outcome = runtime()?.block_on(controller_until_stopped(config));
+    log.flush();
+    outcome
+}
+
+async fn controller_until_stopped(config: ControllerConfig) -> anyhow::Result<()> {
+    tracing::info!(?config, "Starting meshd controller");
+    let stop = stop_signal()?;
+    tokio::pin!(stop);
+    crate::start::check_controller(&config)?;
+    let lock = lock_dir(&config.state_dir)?;
+    let cluster = Cluster::open(&config.shared).await?;
+    let lead = tokio::select! {
+        lead = cluster.lead(&config.shared.root_namespace, &config.state_dir) => lead?,
+        () = &mut stop => return Ok(()),
+    };
+    let issuer = Box::new(EmbeddedCa::open(&config.state_dir, &config.trust_domain, wall())?);
+    // what signs must outlive this life before anybody trusts it
+    lead.keep().await?;
+    let source = cluster.watch()?;
+    let mut controller = Controller::open(Parts {
+        issuer,
+        publisher: cluster.publisher("weft-controller"),
+        attested: cluster.attests_nodes(),
+        state_dir: config.state_dir.clone(),
+        lock,
+        root_namespace: config.shared.root_namespace.clone(),
+        period: config.shared.rotation_period,
+    })?;
+    let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
+    let socket = config.run_dir.join("controller.sock");
+    let _admin = LineSocket::bind(&socket, ADMIN_LINE_MAX, admin_asked, stopping())?;
+    controller.run(source, admin, &lead, stop).await
 }
 
 /// What a stopping daemon answers meshctl.
@@ -167,16 +177,17 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
-fn start_log(config: &SharedConfig) -> anyhow::Result<()> {
+fn start_log(config: &SharedConfig) -> anyhow::Result<Log> {
     let filter = EnvFilter::try_new(&config.log)
         .with_context(|| format!("--log `{}` is no filter: a level, or target=level,…", config.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let sink = Log::open(std::io::stderr()).context("cannot start the log's thread")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(sink.clone());
     if config.log_json {
         log.json().init()
     } else {
         log.with_ansi(false).init()
     }
-    Ok(())
+    Ok(sink)
 }
 
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {

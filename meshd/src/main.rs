@@ -8,7 +8,9 @@ mod datapath;
 mod install;
 mod kernel;
 mod line_socket;
+mod log;
 mod node;
+mod start;
 mod store;
 mod tunnel;
 

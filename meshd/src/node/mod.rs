@@ -24,7 +24,7 @@ use crate::cluster::{Cluster, Publish, Source, api};
 use crate::config::NodeConfig;
 use crate::datapath::{self, Command};
 use crate::install::Install;
-use crate::kernel::{self, Kernel, MARK_OUTER, Underlay};
+use crate::kernel::{Kernel, MARK_OUTER, Underlay};
 use crate::line_socket::Asked;
 use crate::store::{AttachmentStore, FloorStore, NodeFiles, RecentPairStore, Tombstones};
 
@@ -92,17 +92,12 @@ pub(crate) fn wall() -> UnixTime {
 }
 
 impl Node {
-    /// Opens everything that outlives the daemon, starts the data thread, and makes the kernel ready; refuses to start
-    /// with everything that is missing at once.
+    /// Opens everything that outlives the daemon, starts the data thread, and makes the kernel ready. What can be
+    /// missing was looked at before ([`crate::start::check_node`]).
     pub(crate) async fn open(
         config: NodeConfig,
         cluster: &Cluster,
     ) -> anyhow::Result<(Self, mpsc::Receiver<datapath::Event>)> {
-        let missing = kernel::missing().await;
-        if !missing.is_empty() {
-            let all: Vec<_> = missing.iter().map(ToString::to_string).collect();
-            anyhow::bail!("this node lacks what Weft needs:\n  {}", all.join("\n  "));
-        }
         let files = NodeFiles::open(&config.state_dir, &config.node)?;
         let token = if cluster.attests_nodes() { None } else { join_token(&config, &files)? };
         let pinned = files.pinned_root()?;

@@ -37,6 +37,6 @@ pub(crate) use checked::{Kind, load, read_checked, save, write_checked};
 pub(crate) use error::{Damage, StoreError};
 pub(crate) use floor::FloorStore;
 pub(crate) use node_files::NodeFiles;
-pub(crate) use private::{DirLock, Privacy, lock_dir, open_private_dir, read_bounded, sweep};
+pub(crate) use private::{DirLock, Privacy, lock_dir, open_private_dir, read_bounded, sweep, takes_files};
 pub(crate) use recent_pairs::{RecentPair, RecentPairStore};
 pub(crate) use tombstones::{Tombstone, Tombstones};

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::atomic::remove_durably;
 use super::checked::{Kind, load, read_checked, save, write_checked};
 use super::error::{Damage, StoreError};
-use super::private::{DirLock, lock_dir, open_private_dir, sweep};
+use super::private::{DirLock, Privacy, lock_dir, open_private_dir, read_bounded, sweep, takes_files};
 
 const SECRET: Kind = Kind {
     name: "node-secret",
@@ -21,6 +21,8 @@ const SECRET: Kind = Kind {
 const CREDENTIAL: Kind = Kind { name: "node-credential", ..SECRET };
 const PIN: Kind = Kind { name: "trust-pin", ..SECRET };
 
+/// Largest file that is looked at without knowing whose it is, in bytes.
+const KEPT_BYTES_MAX: u64 = 1 << 20;
 /// Length of a node UID in the secret's file: a UUID as text.
 const UID_LENGTH: usize = 36;
 
@@ -56,6 +58,36 @@ impl NodeFiles {
         let (uid, secret) = open_secret(state_dir, node, &random)?;
         let credential = open_credential(&state_dir.join("node.credential"), &uid, &random)?;
         Ok(Self { secret, credential, uid, dir: state_dir.to_owned(), _lock: lock })
+    }
+
+    /// Everything that would keep [`NodeFiles::open`] from its work, without making a key. Missing directories are made.
+    pub(crate) fn problems(state_dir: &Path, node: &NodeName) -> Vec<StoreError> {
+        if let Err(error) = open_private_dir(state_dir) {
+            return vec![error];
+        }
+        let mut problems: Vec<_> = takes_files(state_dir).err().into_iter().collect();
+        let folders = ["attachments", "tombstones"].map(|dir| state_dir.join(dir));
+        problems.extend(folders.iter().filter_map(|dir| open_private_dir(dir).err()));
+        let uid = match read_checked(&state_dir.join("node.secret"), SECRET, &node.0) {
+            Ok(body) => body.and_then(|body| {
+                let uid = body.first_chunk::<UID_LENGTH>()?;
+                Some(std::str::from_utf8(uid).ok()?.to_owned())
+            }),
+            Err(error) => {
+                problems.push(error);
+                None
+            }
+        };
+        for (name, kind) in [("node.credential", CREDENTIAL), ("trust.pin", PIN)] {
+            let path = state_dir.join(name);
+            let outcome = match &uid {
+                Some(uid) => read_checked(&path, kind, uid).map(drop),
+                // whose it must be is not known: whether it can be read at all is
+                None => read_bounded(&path, KEPT_BYTES_MAX, Privacy::Secret, kind.remedy).map(drop),
+            };
+            problems.extend(outcome.err());
+        }
+        problems
     }
 
     /// The state directory.

@@ -31,6 +31,17 @@ pub(crate) fn open_private_dir(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether files can be made and removed in a directory; none stays.
+///
+/// # Errors
+/// One of both is refused.
+pub(crate) fn takes_files(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join(format!(".{}-start{TEMPORARY_SUFFIX}", std::process::id()));
+    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+    made.map_err(StoreError::io("write into", dir))?;
+    fs::remove_file(&path).map_err(StoreError::io("remove a file from", dir))
+}
+
 /// A directory that is this process's alone, until this is dropped or the process ends.
 pub(crate) struct DirLock(File);
 

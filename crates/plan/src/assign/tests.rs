@@ -474,7 +474,7 @@ fn a_change_left_half_way_by_a_restart_is_finished() {
 }
 
 #[test]
-fn a_rebuilt_node_and_a_pod_of_the_same_name_begin_afresh() {
+fn id_07_a_rebuilt_node_and_a_pod_of_the_same_name_begin_afresh() {
     let mut world = World::new();
     world.attach("n1", "a", "10.1.0.5");
     world.assign();
