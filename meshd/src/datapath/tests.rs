@@ -309,7 +309,15 @@ fn kill_and_restart_find_the_device_with_its_routes() {
     // the port is free again, and the device is still there
     let config =
         Config { tun: "mesh0".to_owned(), port: PORT, mark: 0, mtu: 1420, offload: true, class: ClassPolicy::Fixed(0) };
-    let (handle, events) = netns.within(|| spawn(&config)).unwrap().unwrap();
+    // another test may have forked just before: its child holds our socket until it has become another program
+    let until = Instant::now() + Duration::from_secs(10);
+    let (handle, events) = loop {
+        match netns.within(|| spawn(&config)).unwrap() {
+            Ok(started) => break started,
+            Err(error) => assert!(Instant::now() < until, "the port is not free again: {error:#}"),
+        }
+        std::thread::yield_now();
+    };
     let a = Node { netns, handle, events, n: 1 };
     a.introduce(2, Some(Node::endpoint(2, false)));
     send(&a, &b, false, 1);

@@ -4,14 +4,16 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use super::Case;
-use crate::lab::{program, scratch};
-use crate::shell::{attempt, run};
+use crate::lab::{Lab, program, scratch};
+use crate::shell::{attempt, eventually, run};
 
 pub const CASES: &[Case] = &[
     ("start_problems_are_all_told_at_once_each_with_its_remedy", start_problems),
     ("a_bad_lab_file_is_refused_by_line_and_leaves_nothing", bad_lab_file),
+    ("bad_manifests_are_in_status_with_file_line_and_reason", bad_manifests),
 ];
 
 /// Nobody's user and group (Debian base-passwd).
@@ -102,4 +104,28 @@ fn bad_lab_file() {
         assert!(!output.status.success() && told.contains(why), "{text}: {told}");
         assert_eq!(run("ip", &["netns", "list"]), "", "{text}: something stayed");
     }
+}
+
+fn bad_manifests() {
+    let lab = Lab::of_four("nodes: 3\nfamilies: [ipv4]");
+    let policy = |namespace: &str, mode: &str| {
+        let head = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication";
+        format!("{head}\nmetadata: {{name: default, namespace: {namespace}}}\nspec: {{mtls: {{mode: {mode}}}}}\n---\n")
+    };
+    // five lines each, and a document that is no YAML
+    lab.put("policies.yaml", &format!("{}{}kind: [\n", policy("demo", "STRICT"), policy("plain", "LOOSE")));
+    let text = eventually("both are told", Duration::from_secs(10), || {
+        let output = attempt(&program("meshctl"), &["status", "--node", "n1"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (text.contains("policies.yaml:6: ") && text.contains("policies.yaml:11: ")).then_some(text)
+    })
+    .0;
+    let line = text.lines().find(|line| line.contains("policies.yaml:6: ")).expect("it was there");
+    assert!(line.contains("not used") && line.contains("LOOSE") && line.contains("STRICT"), "{line}");
+    // the good document of the same file counts
+    let server = lab.ip("demo/server", false);
+    eventually("STRICT counts", Duration::from_secs(5), || {
+        lab.tcp_echo("plain/client", server, 8080, "x").is_none().then_some(())
+    });
+    lab.pings_within("demo/client", server, Duration::from_secs(5));
 }
