@@ -44,7 +44,7 @@ pub use desired::{
     Desired, Filter, Here, LocalAttachment, LocalIdentity, PeerName, Pin, RemoteIdentity, Route, RouteTable,
     RouteTarget, Standing,
 };
-pub use diff::steps;
+pub use diff::{RouteKey, RouteSteps, route_steps, steps};
 pub use path::{Cause, Fate, follow};
 pub use step::Step;
 pub use view::{ClusterView, Event, Object, ObjectKey, Phase, ViewError};

@@ -13,13 +13,13 @@ mod policy;
 mod probe;
 mod route;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
 use ::policy::nft::Program;
 use anyhow::{Context as _, anyhow, bail};
-use plan::{Desired, Filter, Route, RouteTarget};
+use plan::{Desired, Filter, Route};
 use rtnetlink::{Handle, IpVersion};
 
 use self::listing::Listing;
@@ -170,18 +170,15 @@ impl Kernel {
             Some(held) => held.iter().map(|r| ((r.table, r.prefix), Some(r.target))).collect(),
             None => route::held_routes(&self.handle, &self.families, self.tun_index).await?,
         };
-        let (into_mesh, later): (Vec<&Route>, Vec<&Route>) = routes
-            .iter()
-            .filter(|route| held.get(&(route.table, route.prefix)) != Some(&Some(route.target)))
-            .partition(|route| route.target == RouteTarget::Mesh);
-        for route in into_mesh {
+        let steps = plan::route_steps(&routes, &held);
+        for route in &steps.before {
             route::put(&self.handle, route, self.tun_index, &self.own).await?;
         }
         let (filter, missing_links) = self.apply_filter(before_filter, &desired.filter, rules).await?;
-        for route in later {
+        for route in &steps.after {
             route::put(&self.handle, route, self.tun_index, &self.own).await?;
         }
-        self.remove_others(&held, &routes).await?;
+        self.remove(&steps.gone).await?;
         self.routes = Some(routes);
         self.filter = Some(filter);
         self.rules.clone_from(rules);
@@ -225,15 +222,9 @@ impl Kernel {
         Ok((filter, missing))
     }
 
-    async fn remove_others(
-        &self,
-        held: &BTreeMap<route::RouteKey, Option<RouteTarget>>,
-        wanted: &BTreeSet<Route>,
-    ) -> anyhow::Result<()> {
-        let kept: BTreeSet<_> = wanted.iter().map(|route| (route.table, route.prefix)).collect();
-        for ((table, prefix), target) in held.iter().filter(|(key, _)| !kept.contains(key)) {
-            let target = target.unwrap_or(RouteTarget::Mesh);
-            route::remove(&self.handle, &Route { table: *table, prefix: *prefix, target }, self.tun_index).await?;
+    async fn remove(&self, routes: &[Route]) -> anyhow::Result<()> {
+        for route in routes {
+            route::remove(&self.handle, route, self.tun_index).await?;
         }
         Ok(())
     }
@@ -305,8 +296,8 @@ impl Kernel {
     pub(crate) async fn remove_everything(&mut self) -> anyhow::Result<()> {
         (self.routes, self.filter) = (None, None);
         route::remove_rules(&self.handle, &self.families).await?;
-        self.remove_others(&route::held_routes(&self.handle, &self.families, self.tun_index).await?, &BTreeSet::new())
-            .await?;
+        let held = route::held_routes(&self.handle, &self.families, self.tun_index).await?;
+        self.remove(&plan::route_steps(&BTreeSet::new(), &held).gone).await?;
         nft::apply(&(filter::nothing() + &::policy::nft::nothing())).await?;
         link::remove(&self.handle, &self.tun).await
     }

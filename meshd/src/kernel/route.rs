@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
-use plan::{Route, RouteTable, RouteTarget};
+use plan::{Route, RouteKey, RouteTable, RouteTarget};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::{MARK_MASK, MARK_OUTER, MARK_OUTSIDER};
@@ -40,9 +40,6 @@ const RULES: [Rule; 4] = [
     Rule { priority: 5182, mark: None, forwarded: false, table: TABLE_PODS },
     Rule { priority: 5183, mark: None, forwarded: true, table: TABLE_NODES },
 ];
-
-/// Destination and table of a route, which is what makes it one route.
-pub(super) type RouteKey = (RouteTable, IpNet);
 
 fn table_id(table: RouteTable) -> u32 {
     match table {
