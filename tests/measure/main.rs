@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         if words.is_empty() || words.contains(name) {
             eprintln!("measure: {name}");
             section(&mut report);
+            shell::run(&lab::program("meshctl"), &["lab", "down"]);
         }
     }
     report.end();
