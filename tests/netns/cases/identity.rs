@@ -1,5 +1,7 @@
 //! ID: nobody speaks under another's name.
 
+use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,6 +13,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("f2_f4_a_withdrawn_identity_stops_within_two_seconds_both_ways", withdrawn),
     ("id_01_id_02_id_03_a_forged_source_never_leaves_its_link", forged_source),
     ("pl_17_pl_18_what_is_not_ip_and_forged_discovery_stays_in_the_pod", not_ip),
+    ("pl_17_on_a_bridge_no_neighbour_sees_forged_frames", neighbours),
     ("f3_a_replayed_or_changed_datagram_is_dropped_and_counted", replayed),
     ("id_08_a_tampered_binding_or_slice_is_refused_and_the_last_good_stays", tampered),
     ("f19_f21_the_svid_verifies_and_a_session_is_told_with_both_names", svid),
@@ -134,6 +137,48 @@ fn not_ip() {
         // discovery of its own still works
         lab.pings_within("demo/client", ip, Duration::from_secs(5));
     }
+}
+
+/// What a pod sees of another one's frames: a line of hexadecimal digits each, after the line `ready`.
+const LISTENER: &str = "import socket\n\
+     s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW,socket.htons(3)); s.bind(('eth0',0)); print('ready',flush=True)\n\
+     while True: print(s.recv(2000)[:42].hex(),flush=True)\n";
+
+fn neighbours() {
+    let lab = Lab::of_four("nodes: 3\nprimary: bridge");
+    let mut listener = lab.spawn("plain/server", &["python3", "-c", LISTENER]);
+    let mut seen = BufReader::new(listener.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+    assert_eq!(seen.next().as_deref(), Some("ready"));
+    let arp = |sender: &str| {
+        format!(
+            "b'\\xff'*6+M+b'\\x08\\x06'+struct.pack('!HHBBH',1,0x800,6,4,1)+M+socket.inet_aton('{sender}')+b'\\0'*6+socket.inet_aton('10.244.1.200')"
+        )
+    };
+    frame(&lab, "demo/client", "b'\\xff'*6+M+b'\\x12\\x34'+b'x'*50");
+    frame(&lab, "demo/client", &arp("10.244.1.1"));
+    // the control comes last, by the same way: what was to be seen has been seen by then
+    let own = lab.ip("demo/client", false);
+    frame(&lab, "demo/client", &arp(&own.to_string()));
+    let hex = |ip: IpAddr| if let IpAddr::V4(ip) = ip { format!("{:08x}", ip.to_bits()) } else { String::new() };
+    let control = |line: &String| line.get(24..28) == Some("0806") && line.get(56..64) == Some(&hex(own));
+    let mut before = Vec::new();
+    let client = loop {
+        let line = seen.next().expect("the control comes");
+        if control(&line) {
+            break line.get(12..24).expect("a source MAC").to_owned();
+        }
+        before.push(line);
+    };
+    listener.kill().expect("it runs");
+    listener.wait().expect("it ends");
+    let gateway = hex(IpAddr::from([10, 244, 1, 1]));
+    let is_forged = |line: &&String| {
+        let kind = line.get(24..28);
+        let arp = kind == Some("0806") && line.get(56..64) == Some(&gateway);
+        line.get(12..24) == Some(&client) && (arp || kind == Some("1234"))
+    };
+    let forged: Vec<_> = before.iter().filter(is_forged).collect();
+    assert!(forged.is_empty(), "a neighbour on the bridge saw {forged:?}");
 }
 
 fn replayed() {
