@@ -9,6 +9,7 @@ mod cases;
 mod cluster;
 mod control_plane;
 mod pod;
+#[path = "../netns/shell.rs"]
 mod shell;
 mod weft;
 
