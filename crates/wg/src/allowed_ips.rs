@@ -5,65 +5,22 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
-use crate::peer::PeerAt;
-
-/// Everyone who claims one thing, first come first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claims<T> {
-    first: T,
-    others: Vec<T>,
-}
-
-impl<T: Copy + PartialEq> Claims<T> {
-    pub(crate) const fn new(first: T) -> Self {
-        Self { first, others: Vec::new() }
-    }
-
-    /// Adds a claim; claiming twice is claiming once.
-    pub(crate) fn add(&mut self, claimant: T) {
-        if self.first != claimant && !self.others.contains(&claimant) {
-            self.others.push(claimant);
-        }
-    }
-
-    /// What is left without this claim; `None` when nobody is left.
-    pub(crate) fn without(mut self, claimant: T) -> Option<Self> {
-        if self.first == claimant {
-            if self.others.is_empty() {
-                return None;
-            }
-            self.first = self.others.remove(0);
-        } else {
-            self.others.retain(|other| *other != claimant);
-        }
-        Some(self)
-    }
-
-    /// Who claimed it first.
-    pub(crate) const fn first(&self) -> T {
-        self.first
-    }
-
-    /// The claimant, if there is exactly one.
-    pub(crate) fn sole(&self) -> Option<T> {
-        self.others.is_empty().then_some(self.first)
-    }
-}
+use crate::claims::Claims;
 
 /// The table of all peers' allowed IPs.
 ///
 /// A prefix that two peers claim at once (a pod that moved, while only half of the news is here) belongs to nobody: its
 /// packets are dropped, in both directions, rather than attributed by chance. It also hides shorter prefixes.
-pub(crate) struct AllowedIps {
-    table: JointPrefixMap<IpNet, Claims<PeerAt>>,
+pub(crate) struct AllowedIps<P> {
+    table: JointPrefixMap<IpNet, Claims<P>>,
 }
 
-impl AllowedIps {
+impl<P: Copy + PartialEq> AllowedIps<P> {
     pub(crate) fn new() -> Self {
         Self { table: JointPrefixMap::new() }
     }
 
-    pub(crate) fn add(&mut self, prefix: IpNet, peer: PeerAt) {
+    pub(crate) fn add(&mut self, prefix: IpNet, peer: P) {
         let prefix = prefix.trunc();
         match self.table.get_mut(&prefix) {
             Some(claims) => {
@@ -74,7 +31,7 @@ impl AllowedIps {
         }
     }
 
-    pub(crate) fn remove(&mut self, prefix: IpNet, peer: PeerAt) {
+    pub(crate) fn remove(&mut self, prefix: IpNet, peer: P) {
         let prefix = prefix.trunc();
         if let Some(claims) = self.table.remove(&prefix).and_then(|claims| claims.without(peer)) {
             drop(self.table.insert(prefix, claims));
@@ -82,7 +39,7 @@ impl AllowedIps {
     }
 
     /// Whose address this is: the longest prefix decides.
-    pub(crate) fn owner(&self, address: IpAddr) -> Option<PeerAt> {
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<P> {
         self.table.get_lpm(&IpNet::from(address)).and_then(|(_, claims)| claims.sole())
     }
 }
@@ -109,11 +66,11 @@ mod tests {
         ]
     }
 
-    fn naive(list: &BTreeSet<(IpNet, u32)>, address: IpAddr) -> Option<PeerAt> {
+    fn naive(list: &BTreeSet<(IpNet, u32)>, address: IpAddr) -> Option<u32> {
         let longest = list.iter().filter(|(net, _)| net.contains(&address)).map(|(net, _)| net.prefix_len()).max()?;
         let mut owners = list.iter().filter(|(net, _)| net.contains(&address) && net.prefix_len() == longest);
         let (_, owner) = owners.next()?;
-        owners.next().is_none().then_some(PeerAt(*owner))
+        owners.next().is_none().then_some(*owner)
     }
 
     proptest! {
@@ -123,10 +80,10 @@ mod tests {
             let mut list = BTreeSet::new();
             for (add, net, peer) in steps {
                 if add {
-                    table.add(net, PeerAt(peer));
+                    table.add(net, peer);
                     list.insert((net.trunc(), peer));
                 } else {
-                    table.remove(net, PeerAt(peer));
+                    table.remove(net, peer);
                     list.remove(&(net.trunc(), peer));
                 }
             }
@@ -144,10 +101,35 @@ mod tests {
     fn ks_33_overlapping_halves_cover_everything() {
         let mut table = AllowedIps::new();
         for net in ["0.0.0.0/1", "128.0.0.0/1", "0.0.0.0/0", "::/1", "8000::/1", "::/0"] {
-            table.add(net.parse().unwrap(), PeerAt(1));
+            table.add(net.parse().unwrap(), 1);
         }
         for address in ["1.2.3.4", "200.1.2.3", "::1", "fd00::1"] {
-            assert_eq!(table.owner(address.parse().unwrap()), Some(PeerAt(1)));
+            assert_eq!(table.owner(address.parse().unwrap()), Some(1));
         }
+    }
+
+    /// KS-25: one peer with 255 * 256 prefixes of each family, beside another with the same addresses' neighbours.
+    #[test]
+    fn ks_25_a_hundred_and_thirty_thousand_prefixes_of_one_peer() {
+        let all = |third: u8| {
+            let numbers = (0..255u8).flat_map(|a| (0..=255u8).map(move |b| (a, b)));
+            numbers.flat_map(move |(a, b)| {
+                let v6 = 0xabcd_u128 << 112 | u128::from(a) << 24 | u128::from(b) << 16 | u128::from(third);
+                [IpAddr::from([10, a, b, third]), IpAddr::from(v6.to_be_bytes())]
+            })
+        };
+        let mut table = AllowedIps::new();
+        for address in all(0) {
+            table.add(address.into(), 1);
+        }
+        assert_eq!(all(0).filter(|address| table.owner(*address) == Some(1)).count(), 255 * 256 * 2);
+        table.add("10.0.0.0/8".parse().unwrap(), 2);
+        assert!(all(0).step_by(997).all(|address| table.owner(address) == Some(1)));
+        assert!(all(1).step_by(2).all(|address| table.owner(address) == Some(2)));
+        assert!(all(1).skip(1).step_by(2).all(|address| table.owner(address).is_none()));
+        for address in all(0) {
+            table.remove(address.into(), 1);
+        }
+        assert!(all(0).all(|address| table.owner(address) == address.is_ipv4().then_some(2)));
     }
 }

@@ -16,10 +16,11 @@ const SCRUBBED: usize = 32 << 10;
 pub(crate) type Secret = Zeroizing<[u8; 32]>;
 
 /// Overwrites the part of the stack that the calls before have left: keys are moved through it, and only the place where
-/// they end up is zeroed on drop. To be called where those calls were.
+/// they end up is zeroed on drop. To be called where those calls were, and only after them: it takes about 2 µs.
 #[inline(never)]
 pub(crate) fn scrub_stack() {
-    let mut below = [0u8; SCRUBBED];
+    // in words: each is written singly
+    let mut below = [0u64; SCRUBBED / size_of::<u64>()];
     below.zeroize();
     std::hint::black_box(&below);
 }

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
-use crate::local::LocalAt;
-use crate::peer::PeerAt;
+use crate::pair::Pair;
 use crate::random::Random;
 use crate::session::Session;
 
@@ -17,13 +16,6 @@ pub const SESSIONS_MAX: usize = 16_384;
 pub(crate) struct Slot {
     place: u32,
     generation: u32,
-}
-
-/// A local identity and a peer that talk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Pair {
-    pub(crate) local: LocalAt,
-    pub(crate) peer: PeerAt,
 }
 
 /// Receiver indices are random numbers of our own: nobody can choose them to collide, and one multiplication spreads

@@ -37,6 +37,7 @@
 mod admission;
 mod allowed_ips;
 mod cipher;
+mod claims;
 mod cookie;
 mod drop;
 mod engine;
@@ -48,6 +49,7 @@ mod key;
 mod local;
 mod message;
 mod noise;
+mod pair;
 mod parked;
 mod peer;
 mod random;

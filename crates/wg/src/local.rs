@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::allowed_ips::Claims;
+use crate::claims::Claims;
 use crate::gate::Gate;
 use crate::key::LocalConfig;
 

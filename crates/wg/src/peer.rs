@@ -7,7 +7,8 @@ use std::time::Instant;
 use x25519_dalek::PublicKey;
 
 use crate::admission::Allowance;
-use crate::allowed_ips::{AllowedIps, Claims};
+use crate::allowed_ips::AllowedIps;
+use crate::claims::Claims;
 use crate::key::{PeerConfig, PresharedKey, is_low_order};
 use crate::noise::NO_PRESHARED_KEY;
 
@@ -87,7 +88,7 @@ pub(crate) struct Peers<P> {
     endpoints: HashMap<SocketAddr, usize>,
     /// How often an endpoint changed.
     moves: u64,
-    pub(crate) allowed_ips: AllowedIps,
+    pub(crate) allowed_ips: AllowedIps<PeerAt>,
     /// Names of those that the last replacement removed, until [`Peers::forget_gone`].
     gone: BTreeMap<PeerAt, P>,
     next: u32,

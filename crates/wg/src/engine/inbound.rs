@@ -12,11 +12,12 @@ use super::{DATAGRAM_MAX, Engine, Handled, STAMPS_MAX};
 use crate::drop::DropReason;
 use crate::event::Event;
 use crate::hash::scrub_stack;
-use crate::index::{Pair, Slot};
+use crate::index::Slot;
 use crate::key::is_low_order;
 use crate::local::LocalAt;
 use crate::message::{COOKIE_REPLY, HEADROOM, INITIATION, Message, TAG};
 use crate::noise::Claim;
+use crate::pair::Pair;
 use crate::parked::{PARKED_AGE, ParkedInitiation};
 use crate::peer::{PeerAt, Peers};
 use crate::session::{Epochs, Session};
@@ -26,6 +27,13 @@ use crate::session_key::Renewal;
 enum Received {
     Consumed,
     Opened { packet: Range<usize>, pair: Pair },
+}
+
+/// An initiation that we look into: for which key it was made, and whether its sender had to prove its address.
+struct Admitted {
+    local: LocalAt,
+    epoch: u64,
+    is_loaded: bool,
 }
 
 impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
@@ -95,12 +103,14 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         match Message::parse(datagram).ok_or(DropReason::Malformed)? {
             Message::Data { receiver, counter } => self.receive_data(from, datagram, (receiver, counter), now),
             Message::Initiation { ephemeral } => {
-                let result = self.receive_initiation(from, datagram, &ephemeral, now);
+                let admitted = self.admit_initiation(from, datagram, &ephemeral, now)?;
+                let result = self.receive_initiation(from, datagram, admitted, now);
                 scrub_stack();
                 result.map(|()| Received::Consumed)
             }
             Message::Response { receiver, ephemeral } => {
-                let result = self.receive_response(from, datagram, (receiver, &ephemeral), now);
+                let slot = self.admit_response((receiver, &ephemeral), now)?;
+                let result = self.receive_response(from, datagram, slot, now);
                 scrub_stack();
                 result.map(|()| Received::Consumed)
             }
@@ -182,24 +192,29 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
     }
 
+    /// Whether a response is asked for and may cost us curve operations. Touches no secret, so that nothing has to be
+    /// overwritten after what is refused here.
+    fn admit_response(&self, (receiver, ephemeral): (u32, &[u8; 32]), now: Instant) -> Result<Slot, DropReason> {
+        let slot = self.sessions.by_index(receiver).ok_or(DropReason::UnknownIndex)?;
+        let session = self.sessions.get(slot).ok_or(DropReason::UnknownIndex)?;
+        let peer = self.peers.peer(session.pair().peer).ok_or(DropReason::UnknownIndex)?;
+        if !peer.bad_responses.has(now) {
+            return Err(DropReason::RateLimited);
+        }
+        if is_low_order(ephemeral) { Err(DropReason::LowOrderKey) } else { Ok(slot) }
+    }
+
     #[inline(never)]
     fn receive_response(
         &mut self,
         from: SocketAddr,
         message: &[u8],
-        (receiver, ephemeral): (u32, &[u8; 32]),
+        slot: Slot,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let slot = self.sessions.by_index(receiver).ok_or(DropReason::UnknownIndex)?;
         let session = self.sessions.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
         let (pair, epochs) = (session.pair(), session.epochs());
         let peer = self.peers.peer_mut(pair.peer).ok_or(DropReason::UnknownIndex)?;
-        if !peer.bad_responses.has(now) {
-            return Err(DropReason::RateLimited);
-        }
-        if is_low_order(ephemeral) {
-            return Err(DropReason::LowOrderKey);
-        }
         let gate = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
         let gate = gate.ok_or(DropReason::NoBinding)?;
         self.admission.multiplied(2);
@@ -214,15 +229,16 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         Ok(())
     }
 
-    /// An initiation, cheapest checks first: `mac1`, load, and only then curve operations.
-    #[inline(never)]
-    fn receive_initiation(
+    /// For which of our keys an initiation was made, if we are to look into it: cheapest checks first, `mac1`, and under
+    /// load the sender's cookie. Touches no key of ours but those of cookies, so that nothing has to be overwritten after
+    /// what is refused here: that costs more than all of this.
+    fn admit_initiation(
         &mut self,
         from: SocketAddr,
         message: &[u8],
         ephemeral: &[u8; 32],
         now: Instant,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Admitted, DropReason> {
         if is_low_order(ephemeral) {
             return Err(DropReason::LowOrderKey);
         }
@@ -232,11 +248,23 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         }
         let (found, tried) = self.locals.recognise(message);
         self.admission.tried(is_known, tried, now);
-        let (local, local_epoch) = found.ok_or(DropReason::BadMac1)?;
+        let (local, epoch) = found.ok_or(DropReason::BadMac1)?;
         let is_loaded = self.admission.is_under_load(now);
         if is_loaded {
-            self.demand_proof(from, message, (local, local_epoch), now)?;
+            self.demand_proof(from, message, (local, epoch), now)?;
         }
+        Ok(Admitted { local, epoch, is_loaded })
+    }
+
+    /// An initiation that may cost us curve operations.
+    #[inline(never)]
+    fn receive_initiation(
+        &mut self,
+        from: SocketAddr,
+        message: &[u8],
+        Admitted { local, epoch: local_epoch, is_loaded }: Admitted,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         let gate = self.locals.local(local).and_then(|local| local.keys.get(&local_epoch));
         self.admission.multiplied(1);
         let claim = gate.ok_or(DropReason::BadMac1)?.claim(message)?;
