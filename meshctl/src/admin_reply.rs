@@ -36,6 +36,44 @@ pub(crate) struct Status {
     pub(crate) clear_seen: Vec<SeenFlow>,
     /// What the kernel takes off the data path: TSO, USO, GSO, GRO.
     pub(crate) offloads: Vec<String>,
+    /// Packets that policies refused, by reason.
+    pub(crate) policy_denied_by_reason: BTreeMap<String, u64>,
+    /// Flows that policies refused lately, the newest first.
+    pub(crate) policy_denied: Vec<RefusedFlow>,
+}
+
+/// Traffic of one source to one port that a policy refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct RefusedFlow {
+    /// From which address.
+    pub(crate) source: String,
+    /// Whose it is, `namespace/name`.
+    pub(crate) source_workload: Option<String>,
+    /// The SPIFFE ID that has a key there.
+    pub(crate) source_identity: Option<String>,
+    /// To which address.
+    pub(crate) destination: String,
+    /// Whose it is, `namespace/name`.
+    pub(crate) destination_workload: Option<String>,
+    /// The SPIFFE ID that has a key there.
+    pub(crate) destination_identity: Option<String>,
+    /// `tcp`, `udp`, `icmp`, `icmpv6` or a number.
+    pub(crate) protocol: String,
+    /// The destination's port; 0 where the protocol has none.
+    pub(crate) port: u16,
+    /// Packets.
+    pub(crate) count: u64,
+    /// Seconds since the last of them.
+    pub(crate) last_seen_s: u64,
+    /// `outbound` where the sender's policies refused it, `inbound` where the receiver's did.
+    pub(crate) direction: Option<String>,
+    /// The verdict's reason.
+    pub(crate) reason: Option<String>,
+    /// Which policy, with its kind.
+    pub(crate) policy: Option<String>,
+    /// Which rule of it, from 0; none where the policy closes what it does not open.
+    pub(crate) rule: Option<u64>,
 }
 
 /// A workload on this node.

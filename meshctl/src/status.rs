@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::admin_reply::{SeenFlow, Status};
+use crate::admin_reply::{RefusedFlow, SeenFlow, Status};
 use crate::screen::{self, Format};
 use crate::target::NodeTarget;
+
+/// Refused flows in the text; all that the daemon shows are in the JSON.
+const REFUSED_MAX: usize = 20;
 
 /// `meshctl status`.
 #[derive(Debug, clap::Args)]
@@ -74,6 +77,7 @@ fn text(status: &Status) -> String {
     }
     flows(&mut text, "Clear text refused, because the workload is STRICT", &status.denied);
     flows(&mut text, "Clear text accepted, because the workload is PERMISSIVE", &status.clear_seen);
+    refused(&mut text, status);
     for refusal in &status.refusals {
         add(
             &mut text,
@@ -81,6 +85,44 @@ fn text(status: &Status) -> String {
         );
     }
     text
+}
+
+/// Who was refused by which policy, the newest first.
+fn refused(text: &mut String, status: &Status) {
+    if status.policy_denied.is_empty() {
+        return;
+    }
+    let more = status.policy_denied.len().saturating_sub(REFUSED_MAX);
+    let reasons: Vec<_> = status.policy_denied_by_reason.iter().filter(|(_, count)| **count > 0).collect();
+    let reasons: Vec<_> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    let titles = ["    FROM", "AS", "TO", "AS", "SERVICE", "POLICY", "RULE", "REASON", "PACKETS", "LAST SEEN"];
+    let mut rows = vec![row(titles)];
+    for flow in status.policy_denied.iter().take(REFUSED_MAX) {
+        rows.push(row([
+            &format!("    {}", end(&flow.source, flow.source_workload.as_deref())),
+            flow.source_identity.as_deref().unwrap_or("-"),
+            &end(&flow.destination, flow.destination_workload.as_deref()),
+            flow.destination_identity.as_deref().unwrap_or("-"),
+            &service(flow),
+            flow.policy.as_deref().unwrap_or("-"),
+            &flow.rule.map_or_else(|| "-".to_owned(), |rule| rule.to_string()),
+            flow.reason.as_deref().unwrap_or("-"),
+            &flow.count.to_string(),
+            &format!("{} ago", screen::seconds(flow.last_seen_s)),
+        ]));
+    }
+    add(text, &format!("\n  Refused by policy (packets: {}):\n{}", reasons.join(", "), screen::table(&rows)));
+    if more > 0 {
+        add(text, &format!("\n    and {more} more: -o json"));
+    }
+}
+
+fn end(address: &str, workload: Option<&str>) -> String {
+    workload.map_or_else(|| address.to_owned(), |workload| format!("{workload} {address}"))
+}
+
+fn service(flow: &RefusedFlow) -> String {
+    if flow.port == 0 { flow.protocol.clone() } else { format!("{}/{}", flow.port, flow.protocol) }
 }
 
 fn flows(text: &mut String, title: &str, flows: &[SeenFlow]) {

@@ -129,7 +129,7 @@ spec:
     fn an_error_says_what_to_do_and_is_no_verdict() {
         let folder = shop("");
         for (arguments, expected) in [
-            (["shop/wib", "shop/cart:80"], "no pod shop/wib in the manifests (there are: shop/cart, shop/web)"),
+            (["shop/wib", "shop/cart:80"], "there is no pod shop/wib (there are: shop/cart, shop/web)"),
             (["shop/web", "shop/cart"], "names no port: say namespace/pod:PORT/PROTOCOL"),
             (["shop/web", "shop/cart:https"], "has no container port named `https`"),
             (["shop/web", "shop/cart:80/quic"], "`quic` is no tcp, udp or sctp"),

@@ -25,6 +25,18 @@ pub use self::network::network_policy;
 pub use self::node::{pod_ports, pod_workload};
 pub use self::world::{Gathered, Gatherer};
 
+/// Lays a part of a manifest over the whole: maps are merged key by key, anything else is replaced.
+pub fn lay_over(base: &mut serde_json::Value, overlay: &serde_json::Value) {
+    match (base, overlay) {
+        (serde_json::Value::Object(base), serde_json::Value::Object(overlay)) => {
+            for (key, value) in overlay {
+                lay_over(base.entry(key.clone()).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (base, overlay) => *base = overlay.clone(),
+    }
+}
+
 /// What came out of a manifest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed<T> {

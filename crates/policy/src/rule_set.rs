@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::blocks::Blocks;
-use crate::verdict::{Direction, End, PolicyRef, RuleRef};
+use crate::verdict::{Direction, End, PolicyRef, Reason, RuleRef};
 use crate::workload::{Protocol, WorkloadId};
 
 mod judge;
@@ -206,6 +206,14 @@ impl Subject {
             Direction::Inbound => self.inbound.as_ref(),
             Direction::Outbound => self.outbound.as_ref(),
         }
+    }
+}
+
+impl Stage {
+    /// Why a flow is denied where no rule matches and the stage is closed.
+    #[must_use]
+    pub fn closed_for(&self) -> Reason {
+        if self.tier == Tier::Allow { Reason::NoAllowMatched } else { Reason::Isolated }
     }
 }
 

@@ -15,6 +15,17 @@ pub enum Direction {
     Outbound,
 }
 
+impl Direction {
+    /// `inbound` or `outbound`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
 /// The kinds of policy objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PolicyKind {
@@ -178,5 +189,27 @@ impl Verdict {
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.decision == Decision::Allowed
+    }
+
+    /// Why, as a sentence: which policy and rule, or which default.
+    #[must_use]
+    pub fn because(&self) -> String {
+        let policy = self.policy.as_ref().map(ToString::to_string).unwrap_or_default();
+        let side = match self.direction {
+            Direction::Inbound => "arriving at the destination",
+            Direction::Outbound => "leaving the source",
+        };
+        match (self.reason, self.rule) {
+            (Reason::Itself, _) => "a workload cannot be cut off from itself".to_owned(),
+            (Reason::OwnNode, _) => "traffic between a workload and its own node always passes".to_owned(),
+            (Reason::NoPolicy, _) => "no policy is about either end in this direction".to_owned(),
+            (Reason::Rule, Some(rule)) => format!("{policy}, rule {rule}, {side}"),
+            (Reason::Rule, None) => format!("{policy}, {side}"),
+            (Reason::NoAllowMatched, _) => {
+                format!("{policy} lets only some in, and no rule of any ALLOW policy matches, {side}")
+            }
+            (Reason::Isolated, _) => format!("{policy} isolates it, and no rule of any NetworkPolicy matches, {side}"),
+            (Reason::ContestedAddress, _) => "two live pods claim the address, so that it is nobody's".to_owned(),
+        }
     }
 }

@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use policy::rule_set::{Ports, RuleSet};
-use policy::{Decision, Direction, End, Flow, Protocol, Verdict, WorkloadId};
+use policy::{Decision, Direction, End, Flow, Party, Protocol, Verdict, WorkloadId, question};
 use serde_json::json;
 
-use super::ends::{self, Party};
 use super::manifests::{Cluster, Manifests};
-use super::verdict::because;
 use crate::screen::{self, Format};
 
 /// IP protocol 1 (IANA), for every protocol without ports.
@@ -68,7 +66,7 @@ pub(super) fn run(args: &DiffArgs) -> anyhow::Result<bool> {
                     change.from,
                     change.to,
                     change.service,
-                    because(&change.after)
+                    change.after.because()
                 ))?;
             }
             let pairs: BTreeSet<_> = changes.iter().map(|change| (&change.from, &change.to)).collect();
@@ -128,9 +126,9 @@ impl<'a> Pair<'a> {
         let rules = &manifests.rules;
         let party = |id: &WorkloadId| rules.workloads.get(id).map(|subject| Party::of(id, subject));
         // without an address in common nothing passes, which is what no ends at all say
-        let pairs = party(from).zip(party(to)).and_then(|(from, to)| ends::pairs(rules, &from, &to).ok());
+        let pairs = party(from).zip(party(to)).and_then(|(from, to)| question::pairs(rules, &from, &to).ok());
         let proven = |(_, from, to): (_, End, End)| {
-            let proven = ends::is_proven(manifests, &from, &to);
+            let proven = manifests.is_proven(&from, &to);
             (from, to, proven)
         };
         Self { rules, ends: pairs.into_iter().flatten().map(proven).collect() }

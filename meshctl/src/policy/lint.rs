@@ -8,7 +8,6 @@ use policy::{Direction, PolicyKind, PolicyRef, RuleRef};
 use serde_json::json;
 
 use super::manifests::{Cluster, Manifests};
-use super::verdict;
 use crate::screen::{self, Format};
 
 /// `meshctl policy lint`.
@@ -146,7 +145,7 @@ fn look(rules: &RuleSet, chain: &Chain, direction: Direction, seen: &mut BTreeMa
             let earlier = decided.len();
             for rule in &stage.rules {
                 let entry = seen
-                    .entry((rule.origin.clone(), verdict::direction(direction)))
+                    .entry((rule.origin.clone(), direction.as_str()))
                     .or_insert(Seen { can_match: false, before: Some(BTreeSet::new()) });
                 entry.can_match |= can_match(rules, rule);
                 let by = decided.iter().find(|before| before.origin != rule.origin && covers(before, rule));

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use policy::manifest::{Gathered, Gatherer};
-use policy::{Compiler, RuleSet, Workload, WorkloadId};
+use policy::manifest::{Gathered, Gatherer, lay_over};
+use policy::{Compiler, End, NamedPort, RuleSet, Workload, WorkloadId};
 use serde_json::Value;
 
 use crate::lab::document::{self, Document};
@@ -94,6 +94,20 @@ impl Cluster {
     }
 }
 
+impl Manifests {
+    /// Whether the mesh proves who is at both ends: members, and nodes.
+    pub(crate) fn is_proven(&self, source: &End, destination: &End) -> bool {
+        let is_known = |end: &End| end.workload.as_ref().is_some_and(|id| self.provable.contains(id));
+        is_known(source) && is_known(destination)
+    }
+
+    /// The named container ports of a pod.
+    pub(crate) fn named_ports(&self, id: &WorkloadId) -> Option<&BTreeSet<NamedPort>> {
+        let found = self.gathered.world.workloads.iter().find(|workload| workload.id() == *id);
+        found.map(|workload| &workload.ports)
+    }
+}
+
 fn broken(error: &anyhow::Error) -> Unused {
     let text = format!("{error:#}");
     let (place, reason) = text.split_once(": ").unwrap_or(("", &text));
@@ -118,15 +132,4 @@ fn overlays(folder: &Path, unused: &mut Vec<Unused>) -> anyhow::Result<BTreeMap<
         }
     }
     Ok(overlays)
-}
-
-fn lay_over(base: &mut Value, overlay: &Value) {
-    match (base, overlay) {
-        (Value::Object(base), Value::Object(overlay)) => {
-            for (key, value) in overlay {
-                lay_over(base.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (base, overlay) => *base = overlay.clone(),
-    }
 }

@@ -1,10 +1,10 @@
 //! `meshctl policy`: what policies say of a connection, what is wrong with them, and what a change would change. From
-//! manifests alone, by the same judge that the kernel's rules are held against.
+//! manifests alone, by the same judge that the kernel's rules are held against; `trace` asks a mesh that runs.
 
 mod diff;
-mod ends;
 mod lint;
 mod manifests;
+mod trace;
 mod verdict;
 
 use std::process::ExitCode;
@@ -24,6 +24,12 @@ pub(crate) enum PolicyVerb {
     /// Exit code: 0 allowed, 1 denied, 2 it could not be judged.
     #[command(after_help = VERDICT_EXAMPLES)]
     Verdict(verdict::VerdictArgs),
+    /// The same of a running mesh: what its nodes' rules say, and what their kernels count meanwhile.
+    ///
+    /// Asks the nodes of both ends, and counts the packets of that one connection for a while: how many came to be forwarded,
+    /// how many were, how many a policy refused. Exit code: 0 allowed, 1 denied, 2 it could not be judged.
+    #[command(after_help = TRACE_EXAMPLES)]
+    Trace(trace::TraceArgs),
     /// Fields that are refused, policies about nobody, rules that never decide.
     ///
     /// Exit code: 0 nothing was found, 1 something was, 2 the manifests could not be read.
@@ -45,6 +51,13 @@ Examples:
   meshctl policy verdict 192.0.2.1 shop/cart:icmp --from manifests/      from outside, a protocol without ports
   meshctl policy verdict shop/web '[fd00::9]:443' --from manifests/      to an address";
 
+const TRACE_EXAMPLES: &str = "\
+Examples:
+  meshctl policy trace shop/web shop/cart:80/tcp --lab demo             the nodes of a lab
+  meshctl policy trace shop/web shop/cart:80/tcp --kubeconfig FILE      the nodes of a cluster
+  meshctl policy trace shop/web shop/cart:http --seconds 30 -o json     counters before and after half a minute
+  meshctl policy trace shop/web shop/cart:80/tcp --seconds 0            the verdict alone";
+
 const LINT_EXAMPLES: &str = "\
 Examples:
   meshctl policy lint --from manifests/
@@ -63,6 +76,7 @@ impl PolicyVerb {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let outcome = match self {
             Self::Verdict(args) => verdict::run(args),
+            Self::Trace(args) => trace::run(args),
             Self::Lint(args) => lint::run(args),
             Self::Diff(args) => diff::run(args),
         };

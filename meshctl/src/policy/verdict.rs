@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use policy::{Decision, Direction, Flow, Reason, RuleRef, Verdict};
+use policy::{Decision, Flow, Party, RuleRef, Verdict, question};
 use serde_json::{Value, json};
 
-use super::ends::{self, Party};
 use super::manifests::Cluster;
 use crate::screen::{self, Format};
 
@@ -35,11 +34,11 @@ pub(crate) struct VerdictArgs {
 /// The manifests or the names cannot be read.
 pub(super) fn run(args: &VerdictArgs) -> anyhow::Result<bool> {
     let manifests = args.cluster.read(&args.from)?;
-    let source = Party::parse(&args.source, &manifests)?;
-    let (destination, service) = ends::parse_target(&args.destination, &manifests)?;
+    let source = Party::parse(&args.source, &manifests.rules)?;
+    let (destination, service) = question::target(&args.destination, &manifests.rules, |id| manifests.named_ports(id))?;
     let mut judged = Vec::new();
-    for (family, from, to) in ends::pairs(&manifests.rules, &source, &destination)? {
-        let proven = !args.unproven && ends::is_proven(&manifests, &from, &to);
+    for (family, from, to) in question::pairs(&manifests.rules, &source, &destination)? {
+        let proven = !args.unproven && manifests.is_proven(&from, &to);
         let (protocol, port) = service.of_family(family == Some(true));
         let flow = Flow { source: from, destination: to, protocol, port, proven };
         judged.push((family, manifests.rules.judge(&flow), flow));
@@ -81,7 +80,7 @@ pub(super) fn run(args: &VerdictArgs) -> anyhow::Result<bool> {
                 source.name,
                 destination.name,
                 service.shown(),
-                because(verdict)
+                verdict.because()
             );
             for rule in &verdict.audited {
                 text.push_str(&format!("\n  audited by {}", shown_rule(rule)));
@@ -108,7 +107,7 @@ fn json(verdict: &Verdict, flow: &Flow) -> Value {
         "policy": verdict.policy.as_ref().map(ToString::to_string),
         "rule": verdict.rule,
         "reason": verdict.reason.as_str(),
-        "direction": direction(verdict.direction),
+        "direction": verdict.direction.as_str(),
         "audited": verdict.audited.iter().map(|rule| json!({"policy": rule.policy.to_string(), "rule": rule.rule})).collect::<Vec<_>>(),
         "proven": flow.proven,
         "protocol": flow.protocol,
@@ -116,35 +115,6 @@ fn json(verdict: &Verdict, flow: &Flow) -> Value {
     })
 }
 
-/// `inbound` or `outbound`.
-pub(super) fn direction(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Inbound => "inbound",
-        Direction::Outbound => "outbound",
-    }
-}
-
 fn shown_rule(rule: &RuleRef) -> String {
     format!("{}, rule {}", rule.policy, rule.rule)
-}
-
-/// Why, as a sentence.
-pub(super) fn because(verdict: &Verdict) -> String {
-    let policy = verdict.policy.as_ref().map(ToString::to_string).unwrap_or_default();
-    let side = match verdict.direction {
-        Direction::Inbound => "arriving at the destination",
-        Direction::Outbound => "leaving the source",
-    };
-    match (verdict.reason, verdict.rule) {
-        (Reason::Itself, _) => "a workload cannot be cut off from itself".to_owned(),
-        (Reason::OwnNode, _) => "traffic between a workload and its own node always passes".to_owned(),
-        (Reason::NoPolicy, _) => "no policy is about either end in this direction".to_owned(),
-        (Reason::Rule, Some(rule)) => format!("{policy}, rule {rule}, {side}"),
-        (Reason::Rule, None) => format!("{policy}, {side}"),
-        (Reason::NoAllowMatched, _) => {
-            format!("{policy} lets only some in, and no rule of any ALLOW policy matches, {side}")
-        }
-        (Reason::Isolated, _) => format!("{policy} isolates it, and no rule of any NetworkPolicy matches, {side}"),
-        (Reason::ContestedAddress, _) => "two live pods claim the address, so that it is nobody's".to_owned(),
-    }
 }

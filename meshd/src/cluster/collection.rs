@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use plan::ObjectKey;
+use policy::manifest::lay_over;
 use serde_json::Value;
 
 use super::convert::{self, Manifest};
@@ -213,18 +214,6 @@ impl Collection {
             lay_over(&mut whole.value, overlay);
         }
         Some(whole)
-    }
-}
-
-/// Merges maps key by key; anything else is replaced.
-fn lay_over(base: &mut Value, overlay: &Value) {
-    match (base, overlay) {
-        (Value::Object(base), Value::Object(overlay)) => {
-            for (key, value) in overlay {
-                lay_over(base.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (base, overlay) => *base = overlay.clone(),
     }
 }
 

@@ -9,6 +9,9 @@ use serde_json::Value;
 use super::filter::Counts;
 use super::nft;
 
+/// How long flows are remembered, in seconds: `timeout 10m` of the sets in `filter.rs` and of `policy::nft`.
+const REMEMBERED_S: u64 = 600;
+
 /// What the filter counted, by name, and the flows it remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Observed {
@@ -33,6 +36,8 @@ pub(crate) struct SeenFlow {
     pub(crate) port: u16,
     /// Packets.
     pub(crate) count: u64,
+    /// Seconds since the last of them.
+    pub(crate) last_seen_s: u64,
 }
 
 /// Reads counters and remembered flows; nothing of ours in the kernel is all zero.
@@ -92,7 +97,10 @@ fn flow(element: &Value) -> Option<SeenFlow> {
     let port = port.as_u64().and_then(|p| u16::try_from(p).ok())?;
     let (source, destination) = (text(source), text(destination));
     let protocol = protocol_name(text(protocol));
-    Some(SeenFlow { source, destination, protocol, port, count })
+    // each packet sets the time to live anew
+    let left = element.get("expires").and_then(Value::as_u64).unwrap_or(REMEMBERED_S);
+    let last_seen_s = REMEMBERED_S.saturating_sub(left);
+    Some(SeenFlow { source, destination, protocol, port, count, last_seen_s })
 }
 
 /// The names that people know of the numbers of IANA's registry of protocols.
@@ -106,7 +114,7 @@ fn protocol_name(number: String) -> String {
     }
 }
 
-async fn list(arguments: &[&str]) -> anyhow::Result<Vec<Value>> {
+pub(super) async fn list(arguments: &[&str]) -> anyhow::Result<Vec<Value>> {
     // -n: numbers, not service names
     let text = nft::run(&[&["-n"], arguments].concat(), "").await?;
     let value: Value = serde_json::from_str(&text).context("nft printed no JSON")?;

@@ -12,6 +12,7 @@ mod nft;
 mod policy;
 mod probe;
 mod route;
+mod trace;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ use self::listing::Listing;
 pub(crate) use counters::{Observed, SeenFlow};
 pub(crate) use link::HostLink;
 pub(crate) use probe::missing;
+pub(crate) use trace::{Counted, Tuple};
 
 /// The bits of a packet's mark that are ours.
 pub(crate) const MARK_MASK: u32 = 0x0f00_0000;
@@ -210,14 +212,11 @@ impl Kernel {
             Some(before) => filter::difference(before, &filter) + &policy::change(&self.rules, rules),
             None => {
                 let counts = counters::counts().await.unwrap_or_default();
-                filter::whole(&filter, &self.tun, &counts) + &policy::whole(rules, &counts)
+                filter::whole(&filter, &self.tun, &counts) + &policy::whole(rules, &counts) + &trace::nothing()
             }
         };
         if !script.is_empty() {
-            // one more is ours; any other number says that somebody else changed rules as well, and is looked into
-            let expected = self.generation.take().map(|generation| generation.wrapping_add(1));
-            nft::apply(&script).await?;
-            self.generation = expected;
+            self.apply_own(&script).await?;
         }
         Ok((filter, missing))
     }
@@ -287,6 +286,29 @@ impl Kernel {
         counters::policy_denied().await
     }
 
+    /// Begins to count the packets of these connections, from nothing, in place of any others.
+    pub(crate) async fn begin_trace(&mut self, tuples: &[Tuple]) -> anyhow::Result<()> {
+        self.apply_own(&trace::script(tuples)).await
+    }
+
+    /// What was counted of the connections that are traced.
+    pub(crate) async fn traced(&self) -> anyhow::Result<Counted> {
+        trace::read().await
+    }
+
+    /// Counts no connection's packets any more.
+    pub(crate) async fn end_trace(&mut self) -> anyhow::Result<()> {
+        self.apply_own(&trace::nothing()).await
+    }
+
+    /// One transaction of ours: one more is expected, and any other number says that somebody else changed rules as well.
+    async fn apply_own(&mut self, script: &str) -> anyhow::Result<()> {
+        let expected = self.generation.take().map(|generation| generation.wrapping_add(1));
+        nft::apply(script).await?;
+        self.generation = expected;
+        Ok(())
+    }
+
     /// What the filter counted and whom it remembers.
     pub(crate) async fn observed(&self) -> anyhow::Result<Observed> {
         counters::read().await
@@ -298,7 +320,7 @@ impl Kernel {
         route::remove_rules(&self.handle, &self.families).await?;
         let held = route::held_routes(&self.handle, &self.families, self.tun_index).await?;
         self.remove(&plan::route_steps(&BTreeSet::new(), &held).gone).await?;
-        nft::apply(&(filter::nothing() + &::policy::nft::nothing())).await?;
+        nft::apply(&(filter::nothing() + &::policy::nft::nothing() + &trace::nothing())).await?;
         link::remove(&self.handle, &self.tun).await
     }
 

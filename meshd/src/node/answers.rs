@@ -18,7 +18,9 @@ impl Node {
             "status" => self.status_report(source).await,
             "peers" => self.peers_report().await,
             "identity" => Ok(self.identity_report()),
-            _ => Err(anyhow::anyhow!("there is no verb `{verb}`: status, peers, identity")),
+            "trace" => self.begin_trace(&question).await,
+            "trace-end" => self.end_trace(&question).await,
+            _ => Err(anyhow::anyhow!("there is no verb `{verb}`: status, peers, identity, trace, trace-end")),
         };
         let line = match outcome {
             Ok(result) => json!({"ok": true, "result": result}),
@@ -31,7 +33,12 @@ impl Node {
     async fn status_report(&self, source: &Source) -> anyhow::Result<Value> {
         let observed = self.kernel.observed().await?;
         let snapshot = self.data.snapshot().await?;
-        let mut drops: BTreeMap<String, u64> = observed.packets.into_iter().filter(|(_, count)| *count > 0).collect();
+        // packets that policies refused are counted by side and by reason: once among the drops
+        let (by_reason, counted): (BTreeMap<String, u64>, BTreeMap<String, u64>) =
+            observed.packets.into_iter().partition(|(name, _)| policy::nft::REASONS.contains(&name.as_str()));
+        let by_reason: BTreeMap<_, _> =
+            by_reason.iter().map(|(name, count)| (name.trim_start_matches("denied_"), count)).collect();
+        let mut drops: BTreeMap<String, u64> = counted.into_iter().filter(|(_, count)| *count > 0).collect();
         let counters = self.data.counters();
         drops.extend(counters.drops().filter(|(_, n)| *n > 0).map(|(label, n)| (label.to_owned(), n)));
         let mut refusals: Vec<Value> = source.refusals().iter().map(|r| json!(r)).collect();
@@ -63,7 +70,8 @@ impl Node {
             "clear_seen": observed.clear_seen,
             "offloads": snapshot.offloads.words(),
             "offload_fallbacks": counters.fallbacks(),
-            "policy_denied": observed.policy_denied.iter().map(|flow| self.policies.row(flow)).collect::<Vec<_>>(),
+            "policy_denied_by_reason": by_reason,
+            "policy_denied": self.refused_rows(observed.policy_denied),
         }))
     }
 

@@ -6,7 +6,9 @@ mod answers;
 mod check;
 mod keys;
 mod policies;
+mod refused;
 mod report;
+mod trace;
 mod trust;
 mod watch;
 
@@ -33,6 +35,7 @@ use self::admission::{Attached, WaitingAdd};
 use self::adopt::Outside;
 use self::keys::Keys;
 use self::policies::PolicyState;
+use self::trace::Trace;
 use self::trust::Trust;
 
 /// How often is looked after what nobody announces: tombstones, key turns, somebody else's hands on our kernel state.
@@ -51,6 +54,7 @@ pub(crate) struct Node {
     /// Counts the view's changes.
     view_number: u64,
     policies: PolicyState,
+    trace: Option<Trace>,
     raw_nodes: BTreeMap<NodeName, Box<api::MeshNode>>,
     raw_slices: BTreeMap<NodeName, api::MeshEndpointSlice>,
     trust: Trust,
@@ -133,6 +137,7 @@ impl Node {
             view: ClusterView::default(),
             view_number: 0,
             policies: PolicyState::default(),
+            trace: None,
             raw_nodes: BTreeMap::new(),
             raw_slices: BTreeMap::new(),
             patient: BTreeMap::new(),

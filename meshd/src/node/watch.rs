@@ -142,6 +142,7 @@ impl Node {
         self.remember_pairs().await;
         self.keep_installed();
         self.tell_refused().await;
+        self.forget_trace().await;
         match self.kernel.drift().await {
             Ok(drift) if drift.is_empty() => {}
             Ok(drift) => {

@@ -9,6 +9,7 @@ mod mtu;
 mod policy;
 mod policy_kernel;
 mod policy_matrix;
+mod policy_told;
 mod start;
 mod stock;
 mod wire;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(mtu::CASES);
     all.extend_from_slice(policy_kernel::CASES);
     all.extend_from_slice(policy_matrix::CASES);
+    all.extend_from_slice(policy_told::CASES);
     all.extend_from_slice(start::CASES);
     all.extend_from_slice(stock::CASES);
     all.extend_from_slice(wire::CASES);

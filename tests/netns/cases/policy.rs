@@ -22,36 +22,36 @@ pub const CASES: &[(&str, fn())] = &[
     ("np_14_somebody_elses_flush_is_repaired_within_a_second", flushed),
 ];
 
-const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 /// Within which a deny must have cut a flow.
 const CUT: Duration = Duration::from_secs(1);
 
 /// A NetworkPolicy whose spec is written as a flow map's inside.
-fn network_policy(namespace: &str, name: &str, spec: &str) -> String {
+pub(super) fn network_policy(namespace: &str, name: &str, spec: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n---\n"
     )
 }
 
-const CLOSED: &str = "podSelector: {}, policyTypes: [Ingress, Egress]";
+pub(super) const CLOSED: &str = "podSelector: {}, policyTypes: [Ingress, Egress]";
 
 /// Two members on one node and one on another, two that are none beside them. Each serves what [`Agents`] serve.
-fn five(config: &str) -> Lab {
+pub(super) fn five(config: &str) -> Lab {
     let pods =
         [("demo", "a", "n1"), ("demo", "b", "n1"), ("demo", "far", "n2"), ("plain", "c", "n1"), ("plain", "out", "n2")];
     let pods = pods.map(|(namespace, name, node)| idle_pod(namespace, name, node));
     Lab::up(config, &[namespace("demo", true), namespace("plain", false), pods.concat()].concat())
 }
 
-const FIVE: [&str; 5] = ["demo/a", "demo/b", "demo/far", "plain/c", "plain/out"];
+pub(super) const FIVE: [&str; 5] = ["demo/a", "demo/b", "demo/far", "plain/c", "plain/out"];
 
-fn idle_pod(namespace: &str, name: &str, node: &str) -> String {
+pub(super) fn idle_pod(namespace: &str, name: &str, node: &str) -> String {
     let containers = "containers: [{name: main, command: [sleep, infinity]}]";
     pod(namespace, name, node, name, &format!("app: {name}")).replace("containers: [{name: main}]", containers)
 }
 
 /// Waits until a question about a pair has this answer, over both families.
-fn until(agents: &mut Agents, open: bool, from: &str, to: &str, protocol: &str, port: u16) {
+pub(super) fn until(agents: &mut Agents, open: bool, from: &str, to: &str, protocol: &str, port: u16) {
     let what = format!("{from} reaches {to} by {protocol} {port}: {open}");
     eventually(&what, SOON, || {
         let all = [false, true].map(|v6| agents.reaches(from, to, v6, protocol, port));
@@ -127,7 +127,7 @@ fn own_address(lab: &Lab, node: &str, v6: bool) -> IpAddr {
 }
 
 /// Whether a place without agent is answered at a port of one.
-fn reaches_from(lab: &Lab, place: &str, to: IpAddr, port: u16) -> bool {
+pub(super) fn reaches_from(lab: &Lab, place: &str, to: IpAddr, port: u16) -> bool {
     lab.tcp_echo(place, to, port, "probe").as_deref() == Some("probe")
 }
 
@@ -511,7 +511,7 @@ fn authorization() {
     assert!(lab.drops("n2", "inbound_denied") > 0);
 }
 
-fn log_of(node: &str) -> String {
+pub(super) fn log_of(node: &str) -> String {
     run(&program("meshctl"), &["lab", "logs", node])
 }
 

@@ -13,7 +13,7 @@ use super::program::{CONTESTED, JUDGED, MEMBERS, NODE, SELVES, Table};
 use super::text::{self, hash};
 use super::{Here, LAYERS, Layer};
 use crate::rule_set::{Action, ChainKey, Otherwise, PeerMatch, PeerSet, Ports, Proof, Rule, RuleSet, Stage};
-use crate::verdict::Direction;
+use crate::verdict::{Direction, Reason};
 
 /// Most addresses of a set that go into a chain's verdict map, element by element.
 const SINGLE_MAX: usize = 256;
@@ -65,8 +65,10 @@ struct Compiler<'a> {
 /// Where a stage's rules lead.
 struct Ways {
     side: Direction,
-    /// The stage denies.
+    /// A rule of the stage denies.
     deny: String,
+    /// No rule of the stage matches, and it is closed.
+    closed: String,
     /// The layer lets it pass.
     allow: String,
     /// The stage has nothing to say.
@@ -93,7 +95,8 @@ impl Compiler<'_> {
                 let allow = text::allowed(side, layer);
                 let is_last = index + 1 == stages.len();
                 let pass = if is_last { allow.clone() } else { format!("goto {}", name(index + 1)) };
-                let ways = Ways { side, deny: text::denied(side), allow, pass };
+                let closed = text::denied(side, stage.closed_for());
+                let ways = Ways { side, deny: text::denied(side, Reason::Rule), closed, allow, pass };
                 self.stage(&name(index), stage, &ways);
             }
             let entries = ips.iter().map(|ip| (*ip, format!("goto {}", name(0))));
@@ -119,7 +122,7 @@ impl Compiler<'_> {
             }
         }
         rules.push(match stage.otherwise {
-            Otherwise::Deny => ways.deny.clone(),
+            Otherwise::Deny => ways.closed.clone(),
             Otherwise::Pass => ways.pass.clone(),
         });
         self.table.chains.insert(name.to_owned(), rules);

@@ -33,9 +33,19 @@ use crate::verdict::Direction;
 
 /// Name of the tables.
 pub const TABLE: &str = "weft_policy";
-/// What the rules count, by reason.
-pub const COUNTERS: [&str; 5] =
-    ["outbound_denied", "inbound_denied", "connection_unknown", "contested_address", "audited"];
+/// What the rules count. What a policy refused is counted twice: by the side that refused, and in [`REASONS`].
+pub const COUNTERS: [&str; 8] = [
+    "outbound_denied",
+    "inbound_denied",
+    "connection_unknown",
+    "contested_address",
+    "audited",
+    "denied_rule",
+    "denied_no_allow_matched",
+    "denied_isolated",
+];
+/// The counters of what policies refused, by [`Reason`](crate::verdict::Reason): its label after `denied_`.
+pub const REASONS: [&str; 3] = ["denied_rule", "denied_no_allow_matched", "denied_isolated"];
 /// Flows remembered in the set of denied ones; when it is full, flows are still judged and counted, only not listed.
 const REMEMBERED_MAX: usize = 4096;
 /// Elements on one line of a script; longer lists are several lines of one transaction.
@@ -181,7 +191,7 @@ fn frame(family: Family, counts: impl Fn(&str) -> (u64, u64)) -> String {
     let bounds = format!("size {REMEMBERED_MAX}\nflags dynamic,timeout\ntimeout 10m");
     line(&mut text, format_args!("set denied {{\ntype {kind}\n{bounds}\n}}"));
     for direction in text::DIRECTIONS {
-        text.push_str(&remembering(ip, &text::denied(direction).replace("goto ", ""), direction));
+        text.push_str(&remembering(ip, direction));
         for layer in LAYERS {
             let map = text::hook_map(direction, layer);
             line(&mut text, format_args!("map {map} {{\ntype {address} : verdict\n}}"));
@@ -222,20 +232,25 @@ fn hook(is_v4: bool, layer: Layer) -> String {
     )
 }
 
-/// The chain that counts and remembers who was denied what, in the words of the connection's original direction.
-fn remembering(ip: &str, chain: &str, direction: Direction) -> String {
+/// The chains that count and remember who was denied what and why, in the words of the connection's original direction.
+fn remembering(ip: &str, direction: Direction) -> String {
     let name = text::name(direction);
+    let by_reason = text::REASONS.map(|reason| {
+        let chain = text::denied(direction, reason).replace("goto ", "");
+        format!("chain {chain} {{\ncounter name denied_{}\ngoto deny_{name}\n}}\n", reason.as_str())
+    });
     let ports = "meta l4proto { tcp, udp, sctp }";
     let original = format!("{ip} saddr . {ip} daddr . meta l4proto");
     let reply = format!("{ip} daddr . {ip} saddr . meta l4proto");
-    format!(
-        "chain {chain} {{\ncounter name {name}_denied\n\
+    let remember = format!(
+        "chain deny_{name} {{\ncounter name {name}_denied\n\
          ct direction original {ports} update @denied {{ {original} . th dport counter }} drop\n\
          ct direction reply {ports} update @denied {{ {reply} . th sport counter }} drop\n\
          ct direction original update @denied {{ {original} . 0 counter }} drop\n\
          ct direction reply update @denied {{ {reply} . 0 counter }} drop\n\
          drop\n}}\n"
-    )
+    );
+    remember + &by_reason.concat()
 }
 
 fn line(script: &mut String, text: std::fmt::Arguments<'_>) {

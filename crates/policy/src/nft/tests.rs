@@ -160,5 +160,5 @@ fn workloads_under_the_same_rules_share_their_chain() {
 fn an_empty_set_is_nobody() {
     let program = compiled(&simple(&[]));
     let stage = program.v4.chains.iter().find(|(name, _)| name.starts_with("in_")).unwrap().1;
-    assert_eq!(stage, &["goto deny_inbound"], "nothing but the default is left");
+    assert_eq!(stage, &["goto deny_inbound_isolated"], "nothing but the default is left");
 }

@@ -5,10 +5,12 @@ use std::fmt::Display;
 use super::Layer;
 use crate::blocks::Blocks;
 use crate::rule_set::{PortRange, Ports};
-use crate::verdict::Direction;
+use crate::verdict::{Direction, Reason};
 
 /// Both, the one that is judged first before the other.
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
+/// Why a stage can deny, each with a counter of its own.
+pub(super) const REASONS: [Reason; 3] = [Reason::Rule, Reason::NoAllowMatched, Reason::Isolated];
 /// Most elements in one rule: nft's lines have a limit, and rules of one verdict can follow each other.
 const ELEMENTS_MAX: usize = 256;
 /// A packet that its pin or the engine marked as a member's (`docs/packet-path.md`).
@@ -68,8 +70,9 @@ pub(super) fn allowed(direction: Direction, layer: Layer) -> String {
     }
 }
 
-pub(super) fn denied(direction: Direction) -> String {
-    format!("goto deny_{}", name(direction))
+/// What follows when a stage denies.
+pub(super) fn denied(direction: Direction, reason: Reason) -> String {
+    format!("goto deny_{}_{}", name(direction), reason.as_str())
 }
 
 /// FNV-1a of 64 bits (RFC 9923): names must be the same in every run and on every machine.

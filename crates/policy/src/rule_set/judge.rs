@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Chain, Otherwise, PeerMatch, PeerSet, Proof, Rule, RuleSet, Stage, Subject, Tier};
+use super::{Action, Chain, Otherwise, PeerMatch, PeerSet, Proof, Rule, RuleSet, Stage, Subject};
 use crate::verdict::{Decision, Direction, End, Flow, PolicyRef, Reason, RuleRef, Verdict};
 
 /// What a layer said.
@@ -89,8 +89,7 @@ impl RuleSet {
                 }
             }
             if stage.otherwise == Otherwise::Deny {
-                let reason = if stage.tier == Tier::Allow { Reason::NoAllowMatched } else { Reason::Isolated };
-                return Said::Deny(reason, stage.policies.first().cloned(), None);
+                return Said::Deny(stage.closed_for(), stage.policies.first().cloned(), None);
             }
         }
         Said::Pass(None)
