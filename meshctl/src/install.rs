@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::kubectl::ClusterChoice;
 use crate::screen;
 
-/// Every file below `manifests/`.
-const MANIFESTS: [(&str, &str); 13] = [
+/// Every file below `manifests/` but the chart, which is made of these.
+const MANIFESTS: [(&str, &str); 15] = [
     ("base/admission.yaml", include_str!("../../manifests/base/admission.yaml")),
     ("base/controller.yaml", include_str!("../../manifests/base/controller.yaml")),
     ("base/crds.yaml", include_str!("../../manifests/base/crds.yaml")),
@@ -19,8 +19,10 @@ const MANIFESTS: [(&str, &str); 13] = [
     ("base/node.yaml", include_str!("../../manifests/base/node.yaml")),
     ("base/rbac.yaml", include_str!("../../manifests/base/rbac.yaml")),
     ("overlays/default/kustomization.yaml", include_str!("../../manifests/overlays/default/kustomization.yaml")),
+    ("overlays/dual-stack/kustomization.yaml", include_str!("../../manifests/overlays/dual-stack/kustomization.yaml")),
     ("overlays/harvester/kustomization.yaml", include_str!("../../manifests/overlays/harvester/kustomization.yaml")),
     ("overlays/k3s/kustomization.yaml", include_str!("../../manifests/overlays/k3s/kustomization.yaml")),
+    ("overlays/no-policy/kustomization.yaml", include_str!("../../manifests/overlays/no-policy/kustomization.yaml")),
     ("overlays/strict/kustomization.yaml", include_str!("../../manifests/overlays/strict/kustomization.yaml")),
     ("overlays/strict/strict.yaml", include_str!("../../manifests/overlays/strict/strict.yaml")),
     ("overlays/uninstall/kustomization.yaml", include_str!("../../manifests/overlays/uninstall/kustomization.yaml")),
@@ -45,6 +47,10 @@ enum Overlay {
     K3s,
     /// Harvester: Canal behind Multus.
     Harvester,
+    /// Both IP families; the default takes them too.
+    DualStack,
+    /// NetworkPolicy is left to the primary network.
+    NoPolicy,
 }
 
 /// `meshctl install`.
@@ -55,9 +61,12 @@ pub(crate) struct InstallArgs {
     /// Which installation.
     #[arg(long, value_enum, default_value_t)]
     overlay: Overlay,
-    /// Print the manifests and change nothing.
+    /// Print the manifests as one file and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Write the Helm chart into this folder and change nothing else.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dry_run", "overlay"])]
+    chart: Option<std::path::PathBuf>,
 }
 
 /// `meshctl check`.
@@ -80,6 +89,15 @@ pub(crate) struct UninstallArgs {
     yes: bool,
 }
 
+/// One manifest by its path below `manifests/`.
+///
+/// # Errors
+/// There is none of that name.
+pub(crate) fn manifest(name: &str) -> anyhow::Result<&'static str> {
+    let found = MANIFESTS.iter().find(|(path, _)| *path == name);
+    found.map(|(_, text)| *text).with_context(|| format!("there is no manifest {name}"))
+}
+
 /// The manifests in a folder of their own.
 fn lay_out() -> anyhow::Result<tempfile::TempDir> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
@@ -98,12 +116,17 @@ impl InstallArgs {
     /// # Errors
     /// kubectl fails.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
+        if let Some(folder) = &self.chart {
+            return crate::chart::write(folder);
+        }
         let folder = lay_out()?;
         let name = match self.overlay {
             Overlay::Default => "default",
             Overlay::Strict => "strict",
             Overlay::K3s => "k3s",
             Overlay::Harvester => "harvester",
+            Overlay::DualStack => "dual-stack",
+            Overlay::NoPolicy => "no-policy",
         };
         let overlay = folder.path().join("overlays").join(name).display().to_string();
         if self.dry_run {
@@ -264,6 +287,7 @@ mod tests {
         let mut held = Vec::new();
         walk(std::path::Path::new(top), &mut held);
         let mut held: Vec<_> = held.iter().map(|path| path.trim_start_matches(top).to_owned()).collect();
+        held.retain(|path| !path.starts_with("chart/"));
         held.sort();
         let mut carried: Vec<_> = MANIFESTS.iter().map(|(name, _)| (*name).to_owned()).collect();
         carried.sort();

@@ -116,10 +116,9 @@ pub(crate) fn run_uninstall(config: &UninstallConfig) -> anyhow::Result<()> {
         let stop = stop_signal()?;
         tokio::pin!(stop);
         let places = config.install.places(&config.state_dir, &config.run_dir);
-        let mut plugin_stays =
-            places.as_ref().map(|p| p.remove(&config.install.cni_cache)).transpose()?.unwrap_or(false);
-        if plugin_stays {
-            eprint_line("mesh-cni stays in its folder for the sandboxes that were made with it");
+        let mut left = places.as_ref().map(|p| p.remove(&config.install.cni_cache)).transpose()?.unwrap_or_default();
+        for why in &left {
+            eprint_line(&format!("mesh-cni stays in its folder for a sandbox that was made with it: {why}"));
         }
         Kernel::open(&config.tun)?.remove_everything().await?;
         for dir in [&config.state_dir, &config.run_dir] {
@@ -134,8 +133,8 @@ pub(crate) fn run_uninstall(config: &UninstallConfig) -> anyhow::Result<()> {
                 () = &mut stop => return Ok(()),
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
-            if let (true, Some(places)) = (plugin_stays, &places) {
-                plugin_stays = places.remove(&config.install.cni_cache)?;
+            if let (false, Some(places)) = (left.is_empty(), &places) {
+                left = places.remove(&config.install.cni_cache)?;
             }
         }
     })

@@ -101,6 +101,9 @@ pub(crate) struct NodeConfig {
     /// then sees. Congestion marks (ECN) are always carried over.
     #[arg(long, env = "WEFT_DSCP", default_value = "0", value_name = "DSCP", value_parser = dscp)]
     pub(crate) dscp: ClassPolicy,
+    /// Leave NetworkPolicy to the primary network, which enforces it itself. AuthorizationPolicy is enforced all the same.
+    #[arg(long, env = "WEFT_NO_NETWORK_POLICY")]
+    pub(crate) no_network_policy: bool,
     #[command(flatten)]
     pub(crate) install: InstallConfig,
 }

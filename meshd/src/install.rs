@@ -112,12 +112,12 @@ impl Install {
 }
 
 impl Places {
-    /// Takes the entry out, and the plugin away where no sandbox needs it any more: the runtime asks whoever was there
-    /// at the ADD. True when the plugin stays for those.
+    /// Takes the entry out of the list and of what libcni remembers of each ADD, and then the plugin away: some runtimes
+    /// ask whoever was there at the ADD. What comes back is why the plugin stays: the files that cannot be changed.
     ///
     /// # Errors
     /// The list cannot be read or written.
-    pub(crate) fn remove(&self, cache: &Path) -> anyhow::Result<bool> {
+    pub(crate) fn remove(&self, cache: &Path) -> anyhow::Result<Vec<String>> {
         let original = fs::read_to_string(self.original()).ok();
         let original: Option<Original> = original.and_then(|text| serde_json::from_str(&text).ok());
         for path in self.lists()? {
@@ -136,11 +136,11 @@ impl Places {
             }
         }
         remove_durably(&self.original())?;
-        let is_needed = names_us(cache);
-        if !is_needed {
+        let left = forget_us(cache);
+        if left.is_empty() {
             remove_durably(&self.bin_dir.join(PLUGIN))?;
         }
-        Ok(is_needed)
+        Ok(left)
     }
 
     fn original(&self) -> PathBuf {
@@ -202,16 +202,43 @@ fn mode_of(path: &Path) -> u32 {
     fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777)
 }
 
-/// Whether libcni's cache (`results/` of its folder) holds an ADD that we took part in.
-fn names_us(cache: &Path) -> bool {
+/// Takes our entry out of every list that libcni's cache (`results/` of its folder) holds beside the result of an ADD, so that
+/// a DEL by that list does not ask for us. We change no result, so the rest of the chain takes it as it is. What comes back
+/// is what could not be changed, and why.
+///
+/// ```text
+/// <cache>/results/<network>-<container id>-<interface>   {"kind":"cniCacheV1","config":"<base64 of the list>",…,"result":{…}}
+/// ```
+fn forget_us(cache: &Path) -> Vec<String> {
     let entries = fs::read_dir(cache.join("results")).into_iter().flatten().filter_map(Result::ok);
-    let mut texts = entries.filter_map(|entry| fs::read(entry.path()).ok());
-    texts.any(|text| {
-        let cached: Value = serde_json::from_slice(&text).unwrap_or_default();
-        let config = cached.get("config").and_then(Value::as_str).unwrap_or_default();
-        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, config)
-            .is_ok_and(|config| String::from_utf8_lossy(&config).contains(PLUGIN))
-    })
+    let paths = entries.map(|entry| entry.path());
+    let told = |path: PathBuf| Some(format!("{}: {:#}", path.display(), forget_in(&path).err()?));
+    paths.filter_map(told).collect()
+}
+
+fn forget_in(path: &Path) -> anyhow::Result<()> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    let mut cached: Value = match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+        // its sandbox is gone
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).context("it cannot be read"),
+    };
+    let Some(config) = cached.get_mut("config") else { return Ok(()) };
+    let Ok(list) = BASE64.decode(config.as_str().unwrap_or_default()) else { return Ok(()) };
+    let list = String::from_utf8_lossy(&list);
+    if !list.contains(PLUGIN) {
+        return Ok(());
+    }
+    let without = remove_plugin(&list, PLUGIN).context("the list in it cannot be edited")?;
+    *config = json!(BASE64.encode(without));
+    let text = serde_json::to_string(&cached)?;
+    // a DEL may have come in between: what is gone is not made again
+    if path.try_exists()? {
+        atomic_write(path, text.as_bytes(), mode_of(path))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

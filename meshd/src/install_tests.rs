@@ -35,7 +35,9 @@ impl Node {
         let results = self.places.state_dir.join("cni/results");
         fs::create_dir_all(&results).unwrap();
         let config = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, config);
-        fs::write(results.join("pods-abc-eth0"), json!({"config": config}).to_string()).unwrap();
+        let result = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24"}]});
+        let cached = json!({"kind": "cniCacheV1", "containerId": "abc", "config": config, "result": result});
+        fs::write(results.join("pods-abc-eth0"), cached.to_string()).unwrap();
         self.places.state_dir.join("cni")
     }
 }
@@ -54,7 +56,7 @@ fn the_entry_goes_behind_the_others_of_the_first_list_and_the_list_comes_back_by
     assert_eq!(list["plugins"][0]["type"], "ptp");
     assert_eq!(node.list("20-other.conflist"), LIST);
     assert_eq!(fs::read(node.places.bin_dir.join("mesh-cni")).unwrap(), b"the plugin");
-    assert!(!node.places.remove(Path::new("/nowhere")).unwrap());
+    assert!(node.places.remove(Path::new("/nowhere")).unwrap().is_empty());
     assert_eq!(node.list("10-pods.conflist"), LIST);
     assert!(!node.places.bin_dir.join("mesh-cni").exists());
 }
@@ -73,7 +75,7 @@ fn a_list_that_another_agent_rewrites_gets_the_entry_again_until_it_is_a_fight()
     fs::write(node.places.conf_dir.join("10-pods.conflist"), &rewritten).unwrap();
     assert!(install.ensure().unwrap_err().to_string().contains("another agent"));
     // what comes back at the end is what that agent wrote last
-    assert!(!node.places.remove(Path::new("/nowhere")).unwrap());
+    assert!(node.places.remove(Path::new("/nowhere")).unwrap().is_empty());
     assert_eq!(node.list("10-pods.conflist"), rewritten);
 }
 
@@ -89,13 +91,30 @@ fn without_a_list_or_with_one_that_cannot_be_chained_nothing_is_touched() {
 }
 
 #[test]
-fn the_plugin_stays_for_sandboxes_that_were_made_with_it() {
+fn the_plugin_goes_and_sandboxes_that_were_made_with_it_are_ended_without_it() {
     let node = Node::new(&[("10-pods.conflist", LIST)]);
     Install::new(node.places.clone()).ensure().unwrap();
-    let cache = node.cache(r#"{"plugins":[{"type":"ptp"},{"type":"mesh-cni"}]}"#);
-    assert!(node.places.remove(&cache).unwrap());
+    let cache = node.cache(r#"{"name":"pods","plugins":[{"type":"ptp"},{"type":"mesh-cni"}]}"#);
+    assert_eq!(node.places.remove(&cache).unwrap(), Vec::<String>::new());
+    assert!(!node.places.bin_dir.join("mesh-cni").exists());
+    let text = fs::read_to_string(cache.join("results/pods-abc-eth0")).unwrap();
+    let cached: Value = serde_json::from_str(&text).unwrap();
+    let list = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, cached["config"].as_str().unwrap());
+    let list: Value = serde_json::from_slice(&list.unwrap()).unwrap();
+    assert_eq!(list, json!({"name": "pods", "plugins": [{"type": "ptp"}]}));
+    assert_eq!(cached["result"], json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24"}]}), "as it was");
+    assert_eq!(cached["kind"], "cniCacheV1");
+}
+
+#[test]
+fn the_plugin_stays_where_what_is_remembered_cannot_be_changed() {
+    let node = Node::new(&[("10-pods.conflist", LIST)]);
+    Install::new(node.places.clone()).ensure().unwrap();
+    let cache = node.cache(r#"{"plugins":[{"type":"ptp"},{"type":"mesh-cni"},{"no":"type"}]}"#);
+    let left = node.places.remove(&cache).unwrap();
+    assert!(left.len() == 1 && left[0].contains("pods-abc-eth0"), "{left:?}");
     assert!(node.places.bin_dir.join("mesh-cni").exists());
     let cache = node.cache(r#"{"plugins":[{"type":"ptp"}]}"#);
-    assert!(!node.places.remove(&cache).unwrap());
+    assert!(node.places.remove(&cache).unwrap().is_empty());
     assert!(!node.places.bin_dir.join("mesh-cni").exists());
 }

@@ -93,7 +93,9 @@ impl ControlPlane {
                  --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
                  --service-cluster-ip-range=10.96.0.0/16,fd96::/112 --allow-privileged=true --endpoint-reconciler-type=lease \
                  --kubelet-client-certificate={pki}/apiserver-kubelet.crt --kubelet-client-key={pki}/apiserver-kubelet.key \
-                 --kubelet-preferred-address-types=InternalIP --profiling=false"
+                 --kubelet-preferred-address-types=InternalIP --profiling=false \
+                 --audit-policy-file={pki}/audit.yaml --audit-log-path={}/audit.log",
+                self.dir.display()
             ),
             "kube-controller-manager" => format!(
                 "--kubeconfig={pki}/kcm.kubeconfig --leader-elect=false --use-service-account-credentials=true \

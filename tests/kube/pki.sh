@@ -36,3 +36,12 @@ current-context: test
 T
 done
 printf 'apiVersion: v1\nkind: Config\n' >nobody.kubeconfig
+# what Weft asks of the API server, one line a request
+cat >audit.yaml <<'T'
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+  - {level: Metadata, users: ["system:serviceaccount:weft-system:weft-node", "system:serviceaccount:weft-system:weft-controller"]}
+  - {level: None}
+T

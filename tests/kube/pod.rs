@@ -79,6 +79,14 @@ impl Cluster {
         pods.iter().map(|(name, _)| self.pod(&format!("{in_namespace}/{name}"))).collect()
     }
 
+    /// The name that an HTTP server says to a program in a container (`pod` or `kind/name`); `host` may be what its shell makes of it.
+    /// The static busybox of the image looks up no names for its own wget.
+    pub fn get_inside(&self, namespace: &str, what: &str, host: &str, port: u16) -> String {
+        let script = format!("printf 'GET /name HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {host} {port} | tail -n 1");
+        let output = self.try_kubectl(&["-n", namespace, "exec", what, "--", "sh", "-c", &script]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Deletes namespaces with everything in them and waits for it.
     pub fn delete_namespaces(&self, names: &[&str]) {
         self.kubectl(&[&["delete", "namespace", "--timeout=60s"], names].concat());

@@ -10,7 +10,9 @@ use crate::shell::{eventually, run};
 pub fn images(folder: &Path) {
     let archive = |name: &str| folder.join(format!("{name}.tar")).display().to_string();
     let tool = format!("{ROOT}/scripts/image");
-    run(&tool, &["archive", &archive("weft"), "dev"]);
+    // figures are of programs with optimisation
+    let profile = std::env::var("WEFT_KUBE_PROFILE").unwrap_or_else(|_| "dev".to_owned());
+    run(&tool, &["archive", &archive("weft"), &profile]);
     let root = folder.join("root");
     let place = root.display();
     run(

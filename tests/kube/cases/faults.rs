@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Case;
-use crate::cluster::{Cluster, NODES};
-use crate::pod::{MARKER, at, peer_authentication};
+use crate::cluster::{Cluster, NODES, ROOT};
+use crate::pod::{MARKER, READY, at, peer_authentication, pod};
 use crate::shell::eventually;
 use crate::weft;
 
@@ -12,6 +12,7 @@ use crate::weft;
 pub const CASES: &[(&str, Case)] = &[
     ("pl_01_the_daemon_is_killed_under_traffic", the_daemon_is_killed),
     ("up_02_the_daemons_are_rolled_under_traffic", the_daemons_are_rolled),
+    ("the_kubelet_and_the_runtime_are_killed", kubelets_and_runtimes_are_restarted),
     ("mf_05_the_api_server_is_killed_and_comes_back", the_api_server_is_killed),
     ("the_leading_controller_is_killed", the_leader_is_killed),
     ("cn_20_the_network_list_is_rewritten", the_list_is_rewritten),
@@ -43,17 +44,66 @@ fn the_daemons_are_rolled(cluster: &Cluster) {
     let pods = cluster.pods("rolled", true, &[("client", "n1"), ("server", "n2")]);
     let (client, server) = (&pods[0], &pods[1]);
     client.pings_within(server.ip(false), Duration::from_secs(10));
+    // a policy that lets nobody else in: what the other configuration does not enforce
+    cluster.apply(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed, namespace: rolled}\n\
+         spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{ports: [{port: 9000}]}]}\n",
+    );
+    let web = at(server.ip(false), 8080);
+    client.gets(&web, false);
     let capture = cluster.capture();
-    let talks = server.ips.iter().map(|ip| client.talk(*ip, 15)).collect::<Vec<_>>();
-    cluster.kubectl(&["-n", "weft-system", "rollout", "restart", "daemonset/weft-node"]);
-    cluster.kubectl(&["-n", "weft-system", "rollout", "status", "daemonset/weft-node", "--timeout=60s"]);
+    let talks = server.ips.iter().map(|ip| client.talks(*ip, 100, 45)).collect::<Vec<_>>();
+    // to another configuration and back, as an upgrade is
+    let roll = |overlay: &str| {
+        cluster.kubectl(&["apply", "-k", &format!("{ROOT}/manifests/overlays/{overlay}")]);
+        cluster.kubectl(&["-n", "weft-system", "rollout", "status", "daemonset/weft-node", "--timeout=60s"]);
+    };
+    roll("no-policy");
+    client.gets(&web, true);
+    roll("default");
+    client.gets(&web, false);
     for talk in talks {
         let (lines, gap) = talk.finish();
-        eprintln!("a rolling update: {lines} lines, none lost, longest wait {gap:.2} s");
+        eprintln!("two rolling updates: {lines} lines over 100 connections, none broken, longest wait {gap:.2} s");
     }
     assert_eq!(capture.markers(), 0, "clear text during a rolling update");
     weft::await_ready(cluster);
     cluster.delete_namespaces(&["rolled"]);
+}
+
+fn kubelets_and_runtimes_are_restarted(cluster: &Cluster) {
+    let pods = cluster.pods("restarted", true, &[("client", "n1"), ("server", "n2")]);
+    cluster.apply(&peer_authentication("restarted", "STRICT"));
+    let (client, server) = (&pods[0], &pods[1]);
+    client.pings_within(server.ip(true), Duration::from_secs(10));
+    let uids = |cluster: &Cluster| {
+        let path = "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[0].restartCount}\n{end}";
+        cluster.kubectl(&["-n", "restarted", "get", "pods", "client", "server", "-o", path])
+    };
+    let before = uids(cluster);
+    let capture = cluster.capture();
+    for program in ["kubelet", "containerd"] {
+        let talk = client.talks(server.ip(true), 20, 12);
+        for node in NODES {
+            // node.sh starts it again, as a supervisor would
+            let pid =
+                std::fs::read_to_string(cluster.dir.join(node).join(format!("{program}.pid"))).expect("it was started");
+            cluster.must_on(node, &format!("kill -9 {}", pid.trim()));
+        }
+        // a pod that is made now is in the mesh too
+        let name = format!("after-{program}");
+        cluster.apply(&pod("restarted", &name, "n2", READY));
+        let late = cluster.pod(&format!("restarted/{name}"));
+        client.pings_within(late.ip(false), Duration::from_secs(15));
+        assert_eq!(client.echo(late.ip(false), MARKER).as_deref(), Some(MARKER));
+        let (lines, gap) = talk.finish();
+        eprintln!("{program} killed on both nodes: {lines} lines, none lost, longest wait {gap:.2} s");
+        cluster.await_nodes();
+    }
+    assert_eq!(capture.markers(), 0, "clear text around a restart of the runtime");
+    assert_eq!(before, uids(cluster), "no pod was made again");
+    weft::await_ready(cluster);
+    cluster.delete_namespaces(&["restarted"]);
 }
 
 fn the_api_server_is_killed(cluster: &Cluster) {

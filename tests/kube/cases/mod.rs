@@ -1,14 +1,21 @@
 //! The cases in their order; each leaves the cluster as it found it, but the first installs Weft and the last removes it.
 
 mod faults;
+mod figures;
+mod host;
 mod modes;
 mod objects;
+mod packages;
 mod people;
+mod policy;
+mod reuse;
+mod runtime;
 mod services;
 mod start;
 mod traffic;
 mod trust;
 mod uninstall;
+mod workloads;
 
 use crate::cluster::Cluster;
 
@@ -18,14 +25,22 @@ pub type Case = fn(&Cluster);
 /// Every case by its name.
 pub fn all() -> Vec<(&'static str, Case)> {
     [
+        figures::WITHOUT,
         traffic::CASES,
         modes::CASES,
         objects::CASES,
         trust::CASES,
         people::CASES,
+        packages::CASES,
         services::CASES,
         start::CASES,
+        host::CASES,
+        policy::CASES,
+        reuse::CASES,
+        runtime::CASES,
+        workloads::CASES,
         faults::CASES,
+        figures::WITH,
         uninstall::CASES,
     ]
     .concat()

@@ -1,5 +1,7 @@
 //! F41: Weft goes away and leaves no object, route, rule, link or file.
 
+use std::time::Duration;
+
 use super::Case;
 use super::people::must;
 use crate::cluster::{Cluster, NODES};
@@ -29,13 +31,35 @@ pub fn remember(cluster: &Cluster) {
 }
 
 fn uninstall_leaves_nothing(cluster: &Cluster) {
+    // pods that were made with mesh-cni, and a conversation that goes on
+    let pods = cluster.pods("survivors", true, &[("client", "n1"), ("server", "n2")]);
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
+    let talks: Vec<_> = pods[1].ips.iter().map(|ip| pods[0].talks(*ip, 5, 20)).collect();
     must(cluster, "meshctl", &["uninstall", "--yes"]);
+    for talk in talks {
+        let (lines, gap) = talk.finish();
+        eprintln!("taken away under traffic: {lines} lines, none lost, longest wait {gap:.2} s");
+    }
     for node in NODES {
         let before = std::fs::read_to_string(cluster.dir.join(format!("{node}.before"))).expect("it was remembered");
         let after = held(cluster, node);
         let gone: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
         let left: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
         assert!(gone.is_empty() && left.is_empty(), "{node}: gone {gone:#?}, left {left:#?}");
+    }
+    // the runtime ends their sandboxes without us, by the list as it is and as it was at their ADD
+    for node in NODES {
+        let remembered = cluster
+            .must_on(node, "cat /var/lib/cni/results/* | grep -o '\"config\":\"[^\"]*' | cut -d'\"' -f4 | base64 -d");
+        assert!(remembered.contains("host-local") && !remembered.contains("mesh-cni"), "{node}: {remembered}");
+    }
+    cluster.delete_namespaces(&["survivors"]);
+    for (pod, node) in pods.iter().zip(NODES) {
+        let left = cluster.must_on(
+            node,
+            "cat /var/lib/cni/results/* /var/lib/cni/networks/*/* 2>/dev/null || true; ls /var/lib/cni/networks/pods",
+        );
+        assert!(!left.contains(&pod.ip(false).to_string()), "{node} still holds {:?}: {left}", pod.ips);
     }
     let objects = cluster.kubectl(&[
         "get",

@@ -1,0 +1,284 @@
+//! Figures of the cluster, each said beside its goal: `scripts/measure kubernetes` runs these, the tests do not.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::Case;
+use super::trust::as_admin;
+use crate::cluster::{Cluster, NODES};
+use crate::pod::{namespace, peer_authentication, pod};
+use crate::shell::{eventually, run};
+
+/// Before Weft comes.
+pub const WITHOUT: &[(&str, Case)] = &[("figure_pods_ready_without_weft", pods_ready_without)];
+/// With it.
+pub const WITH: &[(&str, Case)] = &[
+    ("figure_pods_ready_with_weft", pods_ready_with),
+    ("figure_from_a_write_to_its_effect", from_write_to_effect),
+    ("figure_five_thousand_pods", five_thousand_pods),
+];
+
+/// Pods of the comparison, half on each node.
+const PODS: usize = 100;
+/// Writes of each kind whose effect is timed.
+const WRITES: usize = 40;
+
+/// The value below which a share of them are.
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len() - 1;
+    sorted[((last as f64) * share).round() as usize]
+}
+
+fn say(what: &str, unit: &str, goal: &str, values: &[f64]) {
+    let (half, most) = (quantile(values, 0.5), quantile(values, 0.99));
+    eprintln!("figure: {what}, of {}: p50 {half:.3} {unit}, p99 {most:.3} {unit} (goal {goal})", values.len());
+}
+
+/// From the object in the API server to its Ready condition, both as a watch of ours sees them; two pods at a time, one a node.
+fn pods_ready(cluster: &Cluster, in_namespace: &str, enrolled: bool) -> Vec<f64> {
+    cluster.apply(
+        &(namespace(in_namespace, enrolled)
+            + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: one, namespace: "
+            + in_namespace
+            + "}\n"),
+    );
+    let form = "jsonpath={.metadata.name} {.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}";
+    let mut watch = Command::new(cluster.tools.join("kubectl"))
+        .arg("--kubeconfig")
+        .arg(cluster.dir.join("pki/admin.kubeconfig"))
+        .args(["-n", in_namespace, "get", "pods", "-w", "-o", form])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("kubectl runs");
+    let lines = BufReader::new(watch.stdout.take().expect("it is piped")).lines();
+    let (sender, seen) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            if sender.send((line, Instant::now())).is_err() {
+                return;
+            }
+        }
+    });
+    // it watches once it has shown something
+    let manifest = |name: &str, node: &str| {
+        pod(in_namespace, name, node, "").replace(&format!("serviceAccountName: {name}"), "serviceAccountName: one")
+    };
+    let mut made: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut took = Vec::new();
+    for round in 0..PODS / 2 + 1 {
+        let names = NODES.map(|node| format!("p{round}-{node}"));
+        cluster.apply(&NODES.iter().zip(&names).map(|(node, name)| manifest(name, node)).collect::<String>());
+        let mut waiting = names.to_vec();
+        while !waiting.is_empty() {
+            let (line, at) = seen.recv_timeout(Duration::from_secs(60)).expect("the pod becomes Ready");
+            let (name, ready) = line.split_once(' ').unwrap_or((&line, ""));
+            let since = *made.entry(name.to_owned()).or_insert(at);
+            if ready == "True" && waiting.iter().any(|wanted| wanted == name) {
+                waiting.retain(|wanted| wanted != name);
+                // the first round starts what is started once
+                if round > 0 {
+                    took.push(at.duration_since(since).as_secs_f64());
+                }
+            }
+        }
+    }
+    watch.kill().and_then(|()| watch.wait()).expect("kubectl ends");
+    reader.join().expect("the reader ends");
+    cluster.kubectl(&["delete", "namespace", in_namespace, "--timeout=180s"]);
+    took
+}
+
+fn pods_ready_without(cluster: &Cluster) {
+    let took = pods_ready(cluster, "without", false);
+    say("a pod is Ready without Weft", "s", "none", &took);
+    let text: Vec<_> = took.iter().map(f64::to_string).collect();
+    std::fs::write(cluster.dir.join("without"), text.join("\n")).expect("the run's folder takes files");
+}
+
+fn pods_ready_with(cluster: &Cluster) {
+    let writes = || {
+        let text = std::fs::read_to_string(cluster.dir.join("audit.log")).expect("the API server writes it");
+        text.lines()
+            .filter(|line| {
+                ["patch", "create", "update"].iter().any(|v| line.contains(&format!("\"verb\":\"{v}\"")))
+                    && !line.contains("\"resource\":\"leases\"")
+            })
+            .count()
+    };
+    let before = writes();
+    let took = pods_ready(cluster, "with", true);
+    say("an enrolled pod is Ready with Weft", "s", "below", &took);
+    // as many removals as starts, and the namespace's own
+    let a_pod = (writes() - before) as f64 / (2 * (PODS / 2 + 1)) as f64;
+    eprintln!("figure: writes of ours to the API server, a pod started and ended: {a_pod:.2} (goal 2 a start)");
+    let Ok(text) = std::fs::read_to_string(cluster.dir.join("without")) else { return };
+    let without: Vec<f64> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    for (share, goal) in [(0.5, 50), (0.99, 200)] {
+        let more = (quantile(&took, share) - quantile(&without, share)) * 1000.0;
+        eprintln!("figure: more than without at p{:.0}: {more:.0} ms (goal {goal} ms)", share * 100.0);
+    }
+}
+
+fn epoch_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64()
+}
+
+fn from_write_to_effect(cluster: &Cluster) {
+    let plain = cluster.pods("effect-plain", false, &[("s1", "n1"), ("s2", "n2")]);
+    let pods = cluster.pods("effect", true, &[("p1", "n1"), ("p2", "n2")]);
+    cluster.apply(&peer_authentication("effect", "PERMISSIVE"));
+    // strangers of each node call the pod on the other
+    let logs: Vec<_> = ["1", "2"].iter().map(|n| cluster.dir.join(format!("prober{n}"))).collect();
+    let _probers: Vec<_> =
+        (0..2).map(|i| plain[i].prober(&logs[i].display().to_string(), pods[1 - i].ip(false), 8080)).collect();
+    let last = |log: &std::path::Path| {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let line = text.lines().last().unwrap_or_default().to_owned();
+        let (time, answer) = line.split_once(' ')?;
+        Some((time.parse::<f64>().ok()?, answer == "ok"))
+    };
+    let flip = |write: &dyn Fn(), wanted: bool| {
+        write();
+        let written = epoch_seconds();
+        let effects = logs.iter().map(|log| {
+            let answered = || last(log).filter(|(_, ok)| *ok == wanted).map(|(time, _)| time);
+            eventually("the write has its effect", Duration::from_secs(20), answered).0
+        });
+        let effect = effects.fold(0.0, f64::max);
+        // it may be there before the server's answer has come
+        (effect - written).max(0.0)
+    };
+    let mode = |mode: &str| {
+        let path = "apis/weft.dev/v1alpha1/namespaces/effect/peerauthentications/default";
+        as_admin(cluster, "PATCH", path, &format!("{{\"spec\":{{\"mtls\":{{\"mode\":\"{mode}\"}}}}}}"));
+    };
+    let (mut modes, mut labels, mut policies) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..WRITES / 2 {
+        modes.push(flip(&|| mode("STRICT"), false));
+        modes.push(flip(&|| mode("PERMISSIVE"), true));
+    }
+    say("mode written until it holds on both nodes", "s", "p50 0.2 s, p99 1 s", &modes);
+    mode("STRICT");
+    flip(&|| {}, false);
+    let label = |value: &str| {
+        let text = format!("{{\"metadata\":{{\"labels\":{{\"weft.dev/mesh\":\"{value}\"}}}}}}");
+        as_admin(cluster, "PATCH", "api/v1/namespaces/effect", &text);
+    };
+    for _ in 0..WRITES / 2 {
+        labels.push(flip(&|| label("disabled"), true));
+        labels.push(flip(&|| label("enabled"), false));
+    }
+    say("label written until it holds on both nodes", "s", "p50 0.2 s, p99 1 s", &labels);
+    mode("PERMISSIVE");
+    flip(&|| {}, true);
+    let base = "apis/networking.k8s.io/v1/namespaces/effect/networkpolicies";
+    let deny = "{\"apiVersion\":\"networking.k8s.io/v1\",\"kind\":\"NetworkPolicy\",\"metadata\":{\"name\":\"deny\"},\
+                \"spec\":{\"podSelector\":{},\"policyTypes\":[\"Ingress\"]}}";
+    for _ in 0..WRITES / 2 {
+        policies.push(flip(&|| as_admin(cluster, "POST", base, deny), false));
+        policies.push(flip(&|| as_admin(cluster, "DELETE", &format!("{base}/deny"), "{}"), true));
+    }
+    say("NetworkPolicy written until it holds on both nodes", "s", "p50 0.2 s, p99 1 s", &policies);
+    cluster.delete_namespaces(&["effect", "effect-plain"]);
+}
+
+/// Resident memory in MiB and processor time in seconds of the first process whose command line begins so.
+fn process(cluster: &Cluster, node: &str, command: &str) -> (f64, f64) {
+    let text = cluster.must_on(
+        node,
+        &format!(
+            "p=$(pgrep -o -f '^{command}') && awk '/VmRSS/ {{print $2/1024}}' /proc/$p/status && \
+             sed 's/.*) //' /proc/$p/stat | awk '{{print ($12+$13)/100}}'"
+        ),
+    );
+    let mut numbers = text.split_whitespace().map(|word| word.parse().expect("a number"));
+    (numbers.next().expect("memory"), numbers.next().expect("time"))
+}
+
+const NODE: &str = "/usr/local/bin/meshd node";
+const CONTROLLER: &str = "/usr/local/bin/meshd controller";
+
+fn five_thousand_pods(cluster: &Cluster) {
+    let (nodes, pods, services) = ("500", "5000", "1000");
+    // nobody keeps the heartbeats of these nodes
+    cluster.plane.kill("kube-controller-manager");
+    let spaces: String = (0..20)
+        .map(|i| {
+            namespace(&format!("scale-{i}"), i % 2 == 0)
+                + &format!(
+                    "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: default, namespace: scale-{i}}}\n---\n"
+                )
+        })
+        .collect();
+    cluster.apply(&spaces);
+    let authority = cluster.dir.join("pki/ca.crt").display().to_string();
+    let program = include_str!("../load/populate.py");
+    let took = run(
+        "python3",
+        &["-c", program, crate::control_plane::ADDRESS, &authority, "admin-token", nodes, pods, services],
+    );
+    eprintln!(
+        "figure: {nodes} nodes, {pods} running pods of two families and {services} Services written in {:.0} s",
+        took.trim().parse::<f64>().expect("a number")
+    );
+    let leader = cluster.kubectl(&[
+        "-n",
+        "weft-system",
+        "get",
+        "lease",
+        "weft-controller",
+        "-o",
+        "jsonpath={.spec.holderIdentity}",
+    ]);
+    let leader = leader.split('_').next().expect("a holder is named after its node").to_owned();
+    // it has taken all of it in when its processor rests
+    let rests = || {
+        let before = process(cluster, "n1", NODE).1 + process(cluster, &leader, CONTROLLER).1;
+        std::thread::sleep(Duration::from_secs(3));
+        (process(cluster, "n1", NODE).1 + process(cluster, &leader, CONTROLLER).1 - before < 0.5).then_some(())
+    };
+    eventually("Weft has taken it in", Duration::from_secs(180), rests);
+    let lists = || {
+        let text = std::fs::read_to_string(cluster.dir.join("audit.log")).expect("the API server writes it");
+        text.lines().filter(|line| line.contains("\"verb\":\"list\"")).count()
+    };
+    let (listed, began) = (lists(), Instant::now());
+    let before = [process(cluster, "n1", NODE), process(cluster, &leader, CONTROLLER)];
+    std::thread::sleep(Duration::from_secs(30));
+    let seconds = began.elapsed().as_secs_f64();
+    let after = [process(cluster, "n1", NODE), process(cluster, &leader, CONTROLLER)];
+    for (index, (name, goal)) in [("meshd node", 120), ("meshd controller", 250)].iter().enumerate() {
+        let share = (after[index].1 - before[index].1) / seconds * 100.0;
+        eprintln!(
+            "figure: {name}: {:.1} MiB resident (goal {goal} MiB), {share:.2} % of a core at rest (goal 1 %)",
+            after[index].0
+        );
+    }
+    eprintln!("figure: lists of ours in {seconds:.0} s at rest: {} (goal 0)", lists() - listed);
+    // a daemon that begins again
+    cluster.must_on("n1", &format!("kill -9 $(pgrep -o -f '^{NODE}')"));
+    eventually("the daemon is started again", Duration::from_secs(30), || {
+        cluster.on_node("n1", &["pgrep", "-f", &format!("^{NODE}")]).status.success().then_some(())
+    });
+    let own = std::env::current_exe().expect("a test binary has a path");
+    let meshctl = own.parent().and_then(|deps| deps.parent()).expect("it is in a target folder").join("meshctl");
+    let meshctl = meshctl.display().to_string();
+    let ready = || cluster.on_node("n1", &[&meshctl, "status"]).status.success().then_some(());
+    let ((), took) = eventually("the daemon is ready", Duration::from_secs(60), ready);
+    eprintln!("figure: from its start to ready again: {:.1} s (goal 5 s)", took.as_secs_f64());
+    eprintln!("figure: meshd node after that: {:.1} MiB resident", process(cluster, "n1", NODE).0);
+    cluster.kubectl(&["delete", "nodes", "-l", "!kubernetes.io/hostname", "--wait=false"]);
+}
+
+impl crate::pod::Pod {
+    /// Tries to connect all the time and writes to a log when the answer changes.
+    fn prober(&self, log: &str, to: IpAddr, port: u16) -> crate::load::Load {
+        self.load(include_str!("../load/prober.py"), &[log, &to.to_string(), &port.to_string()])
+    }
+}
