@@ -1,4 +1,4 @@
-//! The cases in their order; each leaves the cluster as it found it, but the first installs Weft and the last removes it.
+//! The cases in their order; each leaves the cluster as it found it, but f17 installs Weft and f41 removes it.
 
 mod faults;
 mod figures;
@@ -42,6 +42,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         faults::CASES,
         figures::WITH,
         uninstall::CASES,
+        figures::LAST,
     ]
     .concat()
 }
