@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Case;
 use super::people::must;
 use crate::cluster::{Cluster, NODES};
+use crate::shell::eventually;
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] = &[("f41_uninstall_leaves_nothing", uninstall_leaves_nothing)];
@@ -55,11 +56,14 @@ fn uninstall_leaves_nothing(cluster: &Cluster) {
     }
     cluster.delete_namespaces(&["survivors"]);
     for (pod, node) in pods.iter().zip(NODES) {
-        let left = cluster.must_on(
-            node,
-            "cat /var/lib/cni/results/* /var/lib/cni/networks/*/* 2>/dev/null || true; ls /var/lib/cni/networks/pods",
+        let held = format!(
+            "cat /var/lib/cni/results/* 2>/dev/null | grep -cF {0}/; ls /var/lib/cni/networks/pods | grep -cxF {0}",
+            pod.ip(false)
         );
-        assert!(!left.contains(&pod.ip(false).to_string()), "{node} still holds {:?}: {left}", pod.ips);
+        eventually(&format!("{node} holds nothing of {}", pod.name), Duration::from_secs(30), || {
+            let counts = cluster.must_on(node, &format!("{held} || true"));
+            (counts.split_whitespace().collect::<Vec<_>>() == ["0", "0"]).then_some(())
+        });
     }
     let objects = cluster.kubectl(&[
         "get",

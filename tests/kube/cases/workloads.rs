@@ -43,7 +43,7 @@ spec:
     metadata: {labels: {app: web, version: v1}}
     spec:
       serviceAccountName: web
-      terminationGracePeriodSeconds: 5
+      terminationGracePeriodSeconds: 10
       topologySpreadConstraints:
         - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: web}}}
       containers:
@@ -54,7 +54,7 @@ spec:
           ports: [{name: http, containerPort: 80}]
           readinessProbe: {httpGet: {path: /name, port: http}, periodSeconds: 1}
           # the last requests come until every node knows that this pod ends
-          lifecycle: {preStop: {exec: {command: [/bin/sleep, '2']}}}
+          lifecycle: {preStop: {exec: {command: [/bin/sleep, '5']}}}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -95,7 +95,7 @@ fn rolled_and_drained(cluster: &Cluster) {
 
     let caller = &cluster.pods("shop", true, &[("caller", "n1")])[0];
     let capture = cluster.capture();
-    let loads = [0, 1].map(|index| caller.requests(address(index), 8000, 45));
+    let loads = [0, 1].map(|index| caller.requests(address(index), 8000, 60));
     cluster.kubectl(&["-n", "shop", "rollout", "restart", "deployment/web"]);
     cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
     cluster.kubectl(&["drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s"]);
