@@ -120,6 +120,16 @@ impl Stock {
         text
     }
 
+    /// Lays a second wire to a peer in a namespace: 10.97.0.1 is ours on `wire2`, 10.97.0.2 its on eth1.
+    pub fn second_wire(&mut self) {
+        let Place::Namespace(them) = &self.place else { panic!("the machine has one link") };
+        run("ip", &["link", "add", "wire2", "netns", &self.us, "type", "veth", "peer", "name", "eth1", "netns", them]);
+        self.here("ip link set wire2 up; ip addr add 10.97.0.1/24 dev wire2");
+        let loose = "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done";
+        self.here(loose);
+        self.must(&format!("{loose}; ip link set eth1 up; ip addr add 10.97.0.2/24 dev eth1"));
+    }
+
     /// Makes a device `wg0` or `wg1` of the stock implementation.
     fn make_device(&mut self, device: &str) {
         match self.kind {
@@ -170,6 +180,26 @@ pub struct Setup {
     pub outer_v6: bool,
     /// With a preshared key.
     pub preshared: bool,
+    /// Through another link, by its number, instead of over the wire.
+    pub through: Option<u8>,
+}
+
+impl Setup {
+    /// Where a host, 1 or 2, is to be found by the other.
+    fn endpoint(self, host: u8) -> String {
+        let port = format!("5184{}", self.number);
+        match (self.through, self.outer_v6) {
+            (None, false) => format!("10.99.0.{host}:{port}"),
+            (None, true) => format!("[fd99::{host}]:{port}"),
+            (Some(link), false) => format!("10.7.{link}.{host}:{port}"),
+            (Some(link), true) => format!("[fd07:{link}::{host}]:{port}"),
+        }
+    }
+
+    /// The inner MTU: 80 bytes less than what is below.
+    fn mtu(self) -> u16 {
+        if self.through.is_some() { 1340 } else { 1420 }
+    }
 }
 
 /// A link between `meshd tunnel` and a device of the stock peer: 10.7.N.1 and fd07:N::1 are ours, .2 and ::2 its.
@@ -182,7 +212,7 @@ pub struct Link {
 impl Link {
     /// Brings both ends up. Nothing is said before somebody has something to say.
     pub fn up(stock: &mut Stock, setup: Setup) -> Self {
-        let Setup { number, we_begin, outer_v6, preshared } = setup;
+        let Setup { number, we_begin, preshared, .. } = setup;
         let folder = format!("/run/keys-{}-{number}", stock.us);
         run(
             "sh",
@@ -195,9 +225,7 @@ impl Link {
         );
         let read = |name: &str| run("cat", &[&format!("{folder}/{name}")]).trim().to_owned();
         let (our_key, their_key) = (read("a.pub"), read("b.pub"));
-        let endpoint = |host: u8, port: u8| {
-            if outer_v6 { format!("[fd99::{host}]:5184{port}") } else { format!("10.99.0.{host}:5184{port}") }
-        };
+        let mtu = setup.mtu();
         let device = format!("wg{number}");
         stock.make_device(&device);
         stock.must(&format!(
@@ -209,21 +237,21 @@ impl Link {
             "wg set {device} private-key /run/keys/b{number} listen-port 5184{number} peer {our_key} allowed-ips 10.7.{number}.1/32,fd07:{number}::1/128"
         );
         line += &if preshared { format!(" preshared-key /run/keys/p{number}") } else { String::new() };
-        line += &if we_begin { String::new() } else { format!(" endpoint {}", endpoint(1, number)) };
+        line += &if we_begin { String::new() } else { format!(" endpoint {}", setup.endpoint(1)) };
         stock.must(&line);
-        stock.must(&format!("ip addr add 10.7.{number}.2/24 dev {device}; ip addr add fd07:{number}::2/64 dev {device}; ip link set {device} mtu 1420; ip link set {device} up"));
+        stock.must(&format!("ip addr add 10.7.{number}.2/24 dev {device}; ip addr add fd07:{number}::2/64 dev {device}; ip link set {device} mtu {mtu}; ip link set {device} up"));
         let mut line = format!(
             "exec {} tunnel --tun mesh{number} --key-file {folder}/a --listen-port 5184{number} --peer-key {their_key} \
              --address 10.7.{number}.1 --address fd07:{number}::1 --peer-address 10.7.{number}.2 --peer-address fd07:{number}::2",
             program("meshd")
         );
         line += &if preshared { format!(" --preshared-key-file {folder}/psk") } else { String::new() };
-        line += &if we_begin { format!(" --endpoint {}", endpoint(2, number)) } else { String::new() };
+        line += &if we_begin { format!(" --endpoint {}", setup.endpoint(2)) } else { String::new() };
         let ours = stock.beside(&line);
         eventually("our device is there", PATIENCE, || {
             stock.succeeds_here(&format!("ip link show mesh{number}")).then_some(())
         });
-        stock.here(&format!("ip addr add 10.7.{number}.1/24 dev mesh{number}; ip addr add fd07:{number}::1/64 dev mesh{number}; ip link set mesh{number} mtu 1420 up"));
+        stock.here(&format!("ip addr add 10.7.{number}.1/24 dev mesh{number}; ip addr add fd07:{number}::1/64 dev mesh{number}; ip link set mesh{number} mtu {mtu} up"));
         Self { number, our_key, ours }
     }
 

@@ -90,6 +90,8 @@ pub struct Work {
     pub curve_operations: u64,
     /// Cookies given.
     pub cookies: u64,
+    /// How often the stack was overwritten behind secrets: 2 µs each.
+    pub wipes: u64,
 }
 
 /// Load and sources of all handshakes of the engine.
@@ -138,6 +140,11 @@ impl Admission {
             self.strangers.spend(STRANGER_TRIALS, count, now);
         }
         self.work.mac_trials += u64::try_from(count).unwrap_or_default();
+    }
+
+    /// The stack is about to be overwritten.
+    pub(crate) fn wipes(&mut self) {
+        self.work.wipes += 1;
     }
 
     /// So many curve operations were done.

@@ -13,7 +13,7 @@ use super::inner::Inner;
 use super::outer::Outer;
 
 /// First byte of a handshake initiation (WireGuard paper, section 5.4.2).
-const INITIATION: u8 = 1;
+pub(super) const INITIATION: u8 = 1;
 
 /// Where the opened packets of one message lie. Used again for every message.
 #[derive(Default)]

@@ -11,6 +11,7 @@ use linux::fault::{BatchRefusal, Fault};
 use linux::udp::{Batch, Family, Sent, Transmit, Udp};
 
 use super::counters::Counters;
+use super::inbound::INITIATION;
 use super::outbox::Heading;
 use super::source::Sources;
 
@@ -160,6 +161,9 @@ impl Outer {
         answers: Option<(SocketAddr, IpAddr)>,
     ) {
         let Heading { to, class, length } = heading;
+        if count == 1 && datagrams.first() == Some(&INITIATION) {
+            self.sources.ask(to, self.now);
+        }
         let addressed = answers.and_then(|(from, ours)| (from == to).then_some(ours));
         let from = self.sources.of(to).or(addressed);
         let transmit = Transmit { to, from, class, datagrams, segment_bytes: length };

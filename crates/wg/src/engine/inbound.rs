@@ -105,12 +105,14 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             Message::Initiation { ephemeral } => {
                 let admitted = self.admit_initiation(from, datagram, &ephemeral, now)?;
                 let result = self.receive_initiation(from, datagram, admitted, now);
+                self.admission.wipes();
                 scrub_stack();
                 result.map(|()| Received::Consumed)
             }
             Message::Response { receiver, ephemeral } => {
                 let slot = self.admit_response((receiver, &ephemeral), now)?;
                 let result = self.receive_response(from, datagram, slot, now);
+                self.admission.wipes();
                 scrub_stack();
                 result.map(|()| Received::Consumed)
             }

@@ -124,6 +124,8 @@ fn pc_22_ld_05_a_flood_of_initiations_from_everywhere() {
             world.jump(Duration::from_millis(20));
         }
     }
+    let wipes = world.node("bob").engine.work().wipes - before.wipes;
+    assert!(wipes <= 512 + 64, "the stack was overwritten {wipes} times in 0.4 s");
     let (trials, operations) = spent(&mut world, before);
     assert!((19_000..=20_000).contains(&trials), "one key: {trials}");
     assert!(operations <= 512 + 64, "{operations} curve operations in 0.4 s");
@@ -160,6 +162,8 @@ fn ld_05_a_flood_of_garbage() {
             world.jump(Duration::from_millis(5));
         }
     }
+    // what touched no secret leaves nothing to overwrite: that alone once starved flows beside such a flood
+    assert_eq!(world.node("bob").engine.work().wipes, before.wipes);
     let (trials, operations) = spent(&mut world, before);
     assert_eq!((trials, operations), (10_000, 0));
     assert_eq!(world.node("bob").delivered.len(), 51);

@@ -162,7 +162,11 @@ fn sizes_are_what_the_documents_say() {
     let session = size_of::<Session>();
     assert!(session <= 640, "{session}");
     let (sealer, opener) = (size_of::<Sealer>(), size_of::<Opener>());
-    assert!(sealer <= 640 && opener <= 1664, "{sealer} {opener}");
+    assert!(sealer <= 640 && opener <= 664, "{sealer} {opener}");
     assert!(size_of::<SessionKeys>() <= 256);
-    assert!(session + sealer + opener <= 3 * 1024, "an idle peer that still has a key: at most 3 KB");
+    // and 850 bytes for the peer itself, and some for the tables: `cargo run --release -p wg --example cost`
+    assert!(
+        session + sealer + opener <= 1920,
+        "{session} {sealer} {opener}: an idle peer that still has a key has 3 KB"
+    );
 }
