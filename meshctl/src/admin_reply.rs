@@ -164,6 +164,8 @@ pub(crate) struct Peer {
     pub(crate) endpoint: Option<String>,
     /// The generation of the key in use.
     pub(crate) epoch: Option<u64>,
+    /// What seals the data that goes there.
+    pub(crate) cipher: Option<String>,
     /// Seconds since the last handshake.
     pub(crate) last_handshake_s: Option<u64>,
     /// Bytes sealed for it.

@@ -34,7 +34,8 @@ pub(crate) fn run(args: &PeersArgs) -> anyhow::Result<()> {
 }
 
 fn table(peers: &[Peer]) -> String {
-    let titles = ["  IDENTITY", "NODE", "STATE", "ENDPOINT", "EPOCH", "HANDSHAKE", "SENT", "RECEIVED", "WITH"];
+    let titles =
+        ["  IDENTITY", "NODE", "STATE", "ENDPOINT", "EPOCH", "CIPHER", "HANDSHAKE", "SENT", "RECEIVED", "WITH"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     for peer in peers {
         let dash = || "-".to_owned();
@@ -45,6 +46,7 @@ fn table(peers: &[Peer]) -> String {
             peer.state.clone(),
             peer.endpoint.clone().unwrap_or_else(dash),
             peer.epoch.map_or_else(dash, |e| e.to_string()),
+            peer.cipher.clone().unwrap_or_else(dash),
             peer.last_handshake_s.map_or_else(dash, ago),
             screen::bytes(peer.tx_bytes),
             screen::bytes(peer.rx_bytes),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use identity::{NodeName, TrustDomain};
+use identity::{NodeName, Suite, TrustDomain};
 
 use crate::datapath::ClassPolicy;
 use crate::install::Places;
@@ -104,6 +104,10 @@ pub(crate) struct NodeConfig {
     /// Leave NetworkPolicy to the primary network, which enforces it itself. AuthorizationPolicy is enforced all the same.
     #[arg(long, env = "WEFT_NO_NETWORK_POLICY")]
     pub(crate) no_network_policy: bool,
+    /// The best cipher for data between this node and others of the mesh: chacha20-poly1305, aes-256-gcm, or auto (AES where
+    /// the processor has instructions for it). Two nodes use what both have. Stock WireGuard peers always get ChaCha20.
+    #[arg(long, env = "WEFT_DATA_CIPHER", default_value = "auto", value_name = "CIPHER", value_parser = data_cipher)]
+    pub(crate) data_cipher: Suite,
     #[command(flatten)]
     pub(crate) install: InstallConfig,
 }
@@ -207,6 +211,9 @@ pub(crate) struct TunnelConfig {
     /// As of `meshd node`.
     #[arg(long, default_value = "0", value_name = "DSCP", value_parser = dscp)]
     pub(crate) dscp: ClassPolicy,
+    /// As of `meshd node`; both ends have to be told the same, and a stock peer has only this one.
+    #[arg(long, default_value = "chacha20-poly1305", value_name = "CIPHER", value_parser = data_cipher)]
+    pub(crate) data_cipher: Suite,
 }
 
 /// `meshd controller`.
@@ -231,6 +238,21 @@ fn dscp(text: &str) -> Result<ClassPolicy, String> {
         Ok(dscp) if dscp < 64 => Ok(ClassPolicy::Fixed(dscp)),
         _ => Err(format!("`{text}` is no DSCP: 0 to 63, or inherit")),
     }
+}
+
+fn data_cipher(text: &str) -> Result<Suite, String> {
+    if text == "auto" { Ok(best_cipher()) } else { text.parse().map_err(|error| format!("{error}, or auto")) }
+}
+
+/// AES where the processor has instructions for it and for GCM's multiplication: without them it would be slower than ChaCha20.
+fn best_cipher() -> Suite {
+    #[cfg(target_arch = "x86_64")]
+    let is_fast = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    let is_fast = std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let is_fast = false;
+    if is_fast { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 }
 }
 
 fn node_name(text: &str) -> Result<NodeName, String> {

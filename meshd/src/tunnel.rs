@@ -14,6 +14,7 @@ use wg::{LocalConfig, LocalKey, PeerConfig, PresharedKey, PublicKey, StaticSecre
 
 use crate::config::TunnelConfig;
 use crate::datapath::{self, Command};
+use crate::node::engine_suite;
 
 /// The inner MTU: 1500 less IPv6, UDP and WireGuard headers.
 const MTU: usize = 1420;
@@ -32,7 +33,7 @@ pub(crate) fn run(config: &TunnelConfig) -> anyhow::Result<()> {
         class: config.dscp,
     };
     let (data, mut events) = datapath::spawn(&path)?;
-    let keys = vec![LocalKey { epoch: 1, secret }];
+    let keys = vec![LocalKey { epoch: 1, secret, suite: engine_suite(config.data_cipher) }];
     let local = LocalConfig { keys, addresses: config.address.iter().copied().collect() };
     data.send(Command::SetLocals(BTreeMap::from([(here, local)])))?;
     data.send(Command::SetPeers(peers(config, there)?))?;
@@ -48,6 +49,7 @@ fn peers(config: &TunnelConfig, there: PeerName) -> anyhow::Result<BTreeMap<Peer
         keys: BTreeMap::from([(1, key)]),
         endpoints,
         allowed_ips: Vec::new(),
+        suites: BTreeMap::from([(1, engine_suite(config.data_cipher))]),
         preshared_key: None,
     };
     let mut all = BTreeMap::new();

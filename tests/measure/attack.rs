@@ -136,7 +136,7 @@ impl Siege {
         let local = |number: u32| {
             let mut secret = [0x55; 32];
             secret[..4].copy_from_slice(&number.to_be_bytes());
-            let keys = vec![LocalKey { epoch: 1, secret: StaticSecret::from(secret) }];
+            let keys = vec![LocalKey { epoch: 1, secret: StaticSecret::from(secret), suite: Default::default() }];
             (number, LocalConfig { keys, addresses: BTreeSet::from([idle_address(number)]) })
         };
         engine.set_locals((1..=count).map(local).collect(), now);
@@ -144,6 +144,7 @@ impl Siege {
             keys: BTreeMap::from([(1, self.hub_key)]),
             endpoints: vec![HUB.parse().expect("an address")],
             allowed_ips: vec![IpAddr::from([10, 7, 0, 1]).into()],
+            suites: BTreeMap::new(),
             preshared_key: None,
         };
         engine.set_peers(BTreeMap::from([(0, hub)]), now);

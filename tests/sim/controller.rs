@@ -127,6 +127,7 @@ fn sign(issuer: &IssuerKey, (node, uid): (&NodeName, &str), key: &RequestedKey, 
         epoch: key.epoch,
         not_before,
         not_after,
+        suite: key.suite,
     };
     binding.check().unwrap();
     binding.sign(issuer).unwrap().encode()

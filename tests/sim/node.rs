@@ -6,11 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use identity::key_ring::{Input, KeyRing};
 use identity::{
-    CLOCK_SKEW, Epoch, EpochFloor, NodeName, NodeSecret, SLICE_DOMAIN, SignedBinding, SpiffeId, TrustDomain, UnixTime,
-    Verifier, wireguard_key,
+    CLOCK_SKEW, Epoch, EpochFloor, NodeName, NodeSecret, SLICE_DOMAIN, SignedBinding, SpiffeId, Suite, TrustDomain,
+    UnixTime, Verifier, wireguard_key,
 };
 use plan::view::{Event, MeshNode, Object, Pod, ReportedAttachment, RequestedKey};
-use plan::{ClusterView, Desired, Here, LocalAttachment, PeerName, RouteTable, RouteTarget, Standing};
+use plan::{BoundKey, ClusterView, Desired, Here, LocalAttachment, PeerName, RouteTable, RouteTarget, Standing};
 use wg::{Engine, LocalConfig, LocalKey, PeerConfig, PublicKey};
 
 use crate::directory::{Entry, slice_bytes};
@@ -27,7 +27,7 @@ pub struct Attached {
 }
 
 /// A verified public key and until when it counts.
-type Known = ([u8; 32], UnixTime);
+type Known = (BoundKey, UnixTime);
 
 pub struct Node {
     pub name: NodeName,
@@ -45,6 +45,8 @@ pub struct Node {
     trust_domain: TrustDomain,
     verifier: Verifier,
     secret: NodeSecret,
+    /// What its processor is good at.
+    suite: Suite,
     period: Duration,
     pub floor: EpochFloor,
     recent: BTreeSet<(SpiffeId, PeerName)>,
@@ -86,6 +88,7 @@ impl Node {
             trust_domain,
             verifier,
             secret: NodeSecret::from_bytes(secret),
+            suite: if number % 3 == 0 { Suite::ChaCha20Poly1305 } else { Suite::Aes256Gcm },
             period,
             floor: EpochFloor::default(),
             recent: BTreeSet::new(),
@@ -180,12 +183,13 @@ impl Node {
         let here = self.here(truth);
         let daemon = self.daemon.as_mut()?;
         let desired = Desired::of(&daemon.view, &here);
-        let keys_changed = daemon.follow_keys(&desired, (&self.name, &self.uid, &self.secret), self.period, wall);
+        let keys_changed =
+            daemon.follow_keys(&desired, (&self.name, &self.uid, &self.secret, self.suite), self.period, wall);
         let before = daemon.desired.take();
         let lie_changed = daemon.lie != self.lie;
         if keys_changed || lie_changed || before.as_ref().is_none_or(|b| b.locals != desired.locals) {
             daemon.lie.clone_from(&self.lie);
-            let locals = daemon.engine_locals(&desired, (&self.uid, &self.secret));
+            let locals = daemon.engine_locals(&desired, (&self.uid, &self.secret, self.suite));
             daemon.engine.set_locals(locals, now);
         }
         if before.as_ref().is_none_or(|b| b.peers != desired.peers) {
@@ -320,13 +324,14 @@ impl Daemon {
             }
             let binding = signed.binding;
             let peer = PeerName { node: binding.node, identity: binding.spiffe_id };
-            let known = (binding.public_key, binding.not_after);
+            let bound = BoundKey { public_key: binding.public_key, suite: binding.suite };
+            let known = (bound, binding.not_after);
             self.bindings.entry(peer).or_default().insert(binding.epoch, known);
         }
     }
 
-    fn keys(&self, wall: UnixTime) -> BTreeMap<PeerName, BTreeMap<Epoch, [u8; 32]>> {
-        let standing = |epochs: &BTreeMap<Epoch, Known>| -> BTreeMap<Epoch, [u8; 32]> {
+    fn keys(&self, wall: UnixTime) -> BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>> {
+        let standing = |epochs: &BTreeMap<Epoch, Known>| -> BTreeMap<Epoch, BoundKey> {
             epochs.iter().filter(|(_, known)| known.1 >= wall).map(|(epoch, known)| (*epoch, known.0)).collect()
         };
         let all = self.bindings.iter().map(|(peer, epochs)| (peer.clone(), standing(epochs)));
@@ -336,7 +341,7 @@ impl Daemon {
     fn follow_keys(
         &mut self,
         desired: &Desired,
-        (name, uid, secret): (&NodeName, &str, &NodeSecret),
+        (name, uid, secret, suite): (&NodeName, &str, &NodeSecret, Suite),
         period: Duration,
         wall: UnixTime,
     ) -> bool {
@@ -357,17 +362,27 @@ impl Daemon {
         self.public.retain(|key, _| held.contains(key));
         for (identity, epoch) in held {
             self.public.entry((identity.clone(), epoch)).or_insert_with(|| {
-                let public_key = PublicKey::from(&wireguard_key(secret, &identity, uid, epoch)).to_bytes();
-                RequestedKey { identity, epoch, public_key, svid_key: [0; 32] }
+                let public_key = PublicKey::from(&wireguard_key(secret, &identity, uid, epoch, suite)).to_bytes();
+                RequestedKey { identity, epoch, public_key, svid_key: [0; 32], suite }
             });
         }
         !before.iter().eq(self.public.keys())
     }
 
-    fn engine_locals(&self, desired: &Desired, (uid, secret): (&str, &NodeSecret)) -> BTreeMap<SpiffeId, LocalConfig> {
+    fn engine_locals(
+        &self,
+        desired: &Desired,
+        (uid, secret, suite): (&str, &NodeSecret, Suite),
+    ) -> BTreeMap<SpiffeId, LocalConfig> {
         let keys = |identity: &SpiffeId| {
             let epochs = self.public.keys().filter(|(id, _)| id == identity).map(|(_, epoch)| *epoch);
-            epochs.map(|e| LocalKey { epoch: e.0, secret: wireguard_key(secret, identity, uid, e) }).collect()
+            epochs
+                .map(|e| LocalKey {
+                    epoch: e.0,
+                    secret: wireguard_key(secret, identity, uid, e, suite),
+                    suite: engine_suite(suite),
+                })
+                .collect()
         };
         let config = |(id, local): (&SpiffeId, &plan::LocalIdentity)| {
             let mut addresses = local.addresses.clone();
@@ -378,11 +393,20 @@ impl Daemon {
     }
 }
 
+fn engine_suite(suite: Suite) -> wg::Suite {
+    match suite {
+        Suite::ChaCha20Poly1305 => wg::Suite::ChaCha20Poly1305,
+        Suite::Aes256Gcm => wg::Suite::Aes256Gcm,
+    }
+}
+
 fn engine_peers(desired: &Desired) -> BTreeMap<PeerName, PeerConfig> {
     let peers = desired.peers.iter().map(|(name, remote)| {
-        let keys = remote.keys.iter().map(|(epoch, key)| (epoch.0, PublicKey::from(*key))).collect();
+        let keys = remote.keys.iter().map(|(epoch, key)| (epoch.0, PublicKey::from(key.public_key))).collect();
+        let suites = remote.keys.iter().map(|(epoch, key)| (epoch.0, engine_suite(key.suite))).collect();
         let allowed_ips = remote.addresses.iter().map(|ip| (*ip).into()).collect();
-        (name.clone(), PeerConfig { keys, endpoints: remote.endpoints.clone(), allowed_ips, preshared_key: None })
+        let endpoints = remote.endpoints.clone();
+        (name.clone(), PeerConfig { keys, suites, endpoints, allowed_ips, preshared_key: None })
     });
     peers.collect()
 }

@@ -10,6 +10,7 @@ use crate::frame::{Reader, Writer};
 use crate::name::{Epoch, NodeName, UnixTime, check_node_uid};
 use crate::sign::{BINDING_DOMAIN, IssuerKey, KeyError, SIGNATURE_LENGTH_MAX, SignatureError, Verifier};
 use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::suite::Suite;
 
 /// Longest encoded signed binding, in bytes: the longest SPIFFE ID and node name fit, with room to spare.
 pub const ENCODED_LENGTH_MAX: usize = 4096;
@@ -41,6 +42,8 @@ pub struct Binding {
     pub not_before: UnixTime,
     /// Last second of validity.
     pub not_after: UnixTime,
+    /// The best data cipher of whoever has the key.
+    pub suite: Suite,
 }
 
 /// A binding with the issuer's signature over it; nothing in it is to be believed before
@@ -169,10 +172,11 @@ pub enum Fault {
 }
 
 impl Binding {
-    /// The one form in which a binding is signed: its fields, length-prefixed, in the order of the struct.
+    /// The one form in which a binding is signed: its fields, length-prefixed, in the order of the struct. The suite is named
+    /// unless it is what everybody speaks.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        Writer::new(BINDING_DOMAIN)
+        let writer = Writer::new(BINDING_DOMAIN)
             .field(self.trust_domain.as_str().as_bytes())
             .field(self.spiffe_id.to_string().as_bytes())
             .field(&self.public_key)
@@ -180,8 +184,9 @@ impl Binding {
             .field(self.node_uid.as_bytes())
             .number(self.epoch.0)
             .number(self.not_before.0)
-            .number(self.not_after.0)
-            .into_bytes()
+            .number(self.not_after.0);
+        let writer = if self.suite.is_default() { writer } else { writer.field(self.suite.name().as_bytes()) };
+        writer.into_bytes()
     }
 
     /// Reads what [`Binding::to_bytes`] wrote; `None` for anything else.
@@ -191,7 +196,7 @@ impl Binding {
         if reader.field()? != BINDING_DOMAIN.as_bytes() {
             return None;
         }
-        let binding = Self {
+        let mut binding = Self {
             trust_domain: reader.text()?.parse().ok()?,
             spiffe_id: reader.text()?.parse().ok()?,
             public_key: reader.field()?.try_into().ok()?,
@@ -200,7 +205,11 @@ impl Binding {
             epoch: Epoch(reader.number()?),
             not_before: UnixTime(reader.number()?),
             not_after: UnixTime(reader.number()?),
+            suite: Suite::default(),
         };
+        if !reader.is_empty() {
+            binding.suite = reader.text()?.parse().ok().filter(|suite: &Suite| !suite.is_default())?;
+        }
         (reader.is_empty() && check_node_uid(&binding.node_uid).is_ok()).then_some(binding)
     }
 

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use crate::frame::Writer;
 use crate::name::Epoch;
 use crate::spiffe::SpiffeId;
+use crate::suite::Suite;
 
 /// Size of a node secret, in bytes.
 pub const NODE_SECRET_LENGTH: usize = 32;
@@ -41,10 +42,21 @@ impl NodeSecret {
     }
 }
 
-/// Derives the WireGuard key of an identity on this node in an epoch.
+/// Derives the WireGuard key of an identity on this node in an epoch. A node that speaks another suite has another key: what
+/// its binding says of a key never changes.
 #[must_use]
-pub fn wireguard_key(secret: &NodeSecret, identity: &SpiffeId, node_uid: &str, epoch: Epoch) -> StaticSecret {
-    StaticSecret::from(*derive(secret, "weft wireguard v1", identity, node_uid, epoch))
+pub fn wireguard_key(
+    secret: &NodeSecret,
+    identity: &SpiffeId,
+    node_uid: &str,
+    epoch: Epoch,
+    suite: Suite,
+) -> StaticSecret {
+    let label = match suite {
+        Suite::ChaCha20Poly1305 => "weft wireguard v1",
+        Suite::Aes256Gcm => "weft wireguard aes-256-gcm v1",
+    };
+    StaticSecret::from(*derive(secret, label, identity, node_uid, epoch))
 }
 
 /// Derives the seed of the Ed25519 key that an identity's X.509-SVID on this node speaks of.
@@ -110,7 +122,7 @@ mod tests {
     fn derived_keys_are_the_known_answers() {
         let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
         let uid = "2f0f4c7e-9a8d-4c52-8f5b-2f1f6a1a9c11";
-        let key = wireguard_key(&secret(), &id, uid, Epoch(20_000));
+        let key = wireguard_key(&secret(), &id, uid, Epoch(20_000), Suite::ChaCha20Poly1305);
         assert_eq!(hex(key.as_bytes()), "784e429292860168e65f5349f0de8527a8dd2cb886ba2a6ff1cf717a240f2c17");
         assert_eq!(
             hex(PublicKey::from(&key).as_bytes()),
@@ -124,7 +136,7 @@ mod tests {
     #[test]
     fn every_input_changes_the_key() {
         let of = |secret: &NodeSecret, id: &str, uid: &str, epoch| {
-            *wireguard_key(secret, &id.parse().unwrap(), uid, Epoch(epoch)).as_bytes()
+            *wireguard_key(secret, &id.parse().unwrap(), uid, Epoch(epoch), Suite::default()).as_bytes()
         };
         let base = of(&secret(), "spiffe://td/ns/a/sa/b", "u1", 7);
         assert_eq!(base, of(&secret(), "spiffe://td/ns/a/sa/b", "u1", 7));
@@ -135,9 +147,11 @@ mod tests {
             of(&secret(), "spiffe://td/ns/a/sa/b", "u2", 7),
             of(&secret(), "spiffe://td/ns/a/sa/b", "u1", 8),
             *svid_seed(&secret(), &"spiffe://td/ns/a/sa/b".parse().unwrap(), "u1", Epoch(7)),
+            *wireguard_key(&secret(), &"spiffe://td/ns/a/sa/b".parse().unwrap(), "u1", Epoch(7), Suite::Aes256Gcm)
+                .as_bytes(),
         ];
         let distinct: std::collections::BTreeSet<_> = others.iter().chain([&base]).collect();
-        assert_eq!(distinct.len(), 7);
+        assert_eq!(distinct.len(), 8);
     }
 
     #[test]

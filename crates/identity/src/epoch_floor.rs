@@ -177,6 +177,7 @@ impl From<EpochFloor> for Written {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Suite;
 
     fn binding(node: &str, uid: &str, account: &str, epoch: u64) -> Binding {
         Binding {
@@ -188,6 +189,7 @@ mod tests {
             epoch: Epoch(epoch),
             not_before: UnixTime(0),
             not_after: UnixTime(1_000 * (epoch + 1)),
+            suite: Suite::default(),
         }
     }
 

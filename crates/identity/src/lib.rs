@@ -4,13 +4,13 @@
 //! [`SignedBinding`], [`KeyRing`].
 //!
 //! ```
-//! use identity::{Epoch, NodeName, NodeSecret, SpiffeId, TrustDomain, wireguard_key};
+//! use identity::{Epoch, NodeName, NodeSecret, SpiffeId, Suite, TrustDomain, wireguard_key};
 //!
 //! let domain: TrustDomain = "cluster.local".parse()?;
 //! let cart = SpiffeId::for_service_account(&domain, "shop", "cart")?;
 //! let secret = NodeSecret::from_bytes([7; 32]);
-//! let key = wireguard_key(&secret, &cart, "node-uid", Epoch(20_000));
-//! let again = wireguard_key(&secret, &cart, "node-uid", Epoch(20_000));
+//! let key = wireguard_key(&secret, &cart, "node-uid", Epoch(20_000), Suite::Aes256Gcm);
+//! let again = wireguard_key(&secret, &cart, "node-uid", Epoch(20_000), Suite::Aes256Gcm);
 //! assert_eq!(key.as_bytes(), again.as_bytes(), "a restart derives the same keys");
 //! # Ok::<(), identity::SpiffeError>(())
 //! ```
@@ -28,6 +28,7 @@ pub mod name;
 mod pem;
 pub mod sign;
 pub mod spiffe;
+pub mod suite;
 pub mod svid;
 pub mod token;
 
@@ -41,5 +42,6 @@ pub use key_ring::KeyRing;
 pub use name::{Epoch, NameError, NodeName, UnixTime};
 pub use sign::{BINDING_DOMAIN, IssuerKey, KeyError, SLICE_DOMAIN, SignatureError, Verifier};
 pub use spiffe::{SpiffeError, SpiffeId, TrustDomain};
+pub use suite::Suite;
 pub use svid::{Svid, SvidError};
 pub use token::{JoinToken, ProofError, TokenError, verify_proof};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use identity::{Epoch, NodeName, SpiffeId, TrustDomain};
+use identity::{Epoch, NodeName, SpiffeId, Suite, TrustDomain};
 use ipnet::IpNet;
 use policy::EffectiveMode;
 
@@ -28,7 +28,16 @@ pub struct Here {
     /// Attached workloads, oldest first: where two hold one address, the younger has it and the other's pin loses it.
     pub attachments: Vec<LocalAttachment>,
     /// Verified public keys of everybody, by epoch.
-    pub keys: BTreeMap<PeerName, BTreeMap<Epoch, [u8; 32]>>,
+    pub keys: BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>>,
+}
+
+/// What a verified binding says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundKey {
+    /// X25519 public key.
+    pub public_key: [u8; 32],
+    /// The best data cipher of whoever has it.
+    pub suite: Suite,
 }
 
 /// A workload whose interface is attached here.
@@ -159,7 +168,7 @@ pub struct PeerName {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteIdentity {
     /// Verified public keys by epoch; empty while no binding is known.
-    pub keys: BTreeMap<Epoch, [u8; 32]>,
+    pub keys: BTreeMap<Epoch, BoundKey>,
     /// Outer endpoints to begin with, best first.
     pub endpoints: Vec<SocketAddr>,
     /// Inner addresses that the controller says are its own.

@@ -41,7 +41,7 @@ mod world;
 
 pub use assign::{Assigner, Assignments, Refusal, RefusalReason};
 pub use desired::{
-    Desired, Filter, Here, LocalAttachment, LocalIdentity, PeerName, Pin, RemoteIdentity, Route, RouteTable,
+    BoundKey, Desired, Filter, Here, LocalAttachment, LocalIdentity, PeerName, Pin, RemoteIdentity, Route, RouteTable,
     RouteTarget, Standing,
 };
 pub use diff::{RouteKey, RouteSteps, route_steps, steps};

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use identity::{Epoch, NodeName, SpiffeId, UnixTime};
+use identity::{Epoch, NodeName, SpiffeId, Suite, UnixTime};
 use policy::{Labels, Mode, PeerAuthentication};
 
 use crate::assign::{Assigner, Assignments};
-use crate::desired::{Desired, Here, LocalAttachment, PeerName, Standing};
+use crate::desired::{BoundKey, Desired, Here, LocalAttachment, PeerName, Standing};
 use crate::path::{Fate, Origin, Packet, Ports, Site, follow};
 use crate::view::{
     ClusterView, Event, MeshNode, Namespace, Node, Object, ObjectKey, Pod, ReportedAttachment, RequestedKey,
@@ -91,7 +91,12 @@ pub(crate) fn key(on: &str, identity: SpiffeId) -> RequestedKey {
     (on, &identity).hash(&mut hasher);
     let mut public_key = [1; 32];
     public_key[..8].copy_from_slice(&hasher.finish().to_le_bytes());
-    RequestedKey { identity, epoch: Epoch(7), public_key, svid_key: [2; 32] }
+    RequestedKey { identity, epoch: Epoch(7), public_key, svid_key: [2; 32], suite: Suite::default() }
+}
+
+/// What a binding says of a key.
+pub(crate) fn bound(public_key: [u8; 32]) -> BoundKey {
+    BoundKey { public_key, suite: Suite::default() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests need some instant to begin with")]
@@ -103,7 +108,7 @@ pub(crate) fn some_instant() -> Instant {
 enum Entry {
     Event(Event),
     /// Bindings, as everybody verifies them for himself.
-    Keys(BTreeMap<PeerName, BTreeMap<Epoch, [u8; 32]>>),
+    Keys(BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>>),
 }
 
 pub(crate) struct TestNode {
@@ -196,11 +201,12 @@ impl Cluster {
         self.read = (self.read + count).min(self.log.len());
         let Some(out) = self.assigner.handle_view(&self.view, &self.revoked, self.now) else { return };
         if out.grants != self.published.grants {
-            let mut keys: BTreeMap<PeerName, BTreeMap<Epoch, [u8; 32]>> = BTreeMap::new();
+            let mut keys: BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>> = BTreeMap::new();
             for (node, granted) in &out.grants {
                 for key in granted {
                     let peer = PeerName { node: node.clone(), identity: key.identity.clone() };
-                    keys.entry(peer).or_default().insert(key.epoch, key.public_key);
+                    let bound = BoundKey { public_key: key.public_key, suite: key.suite };
+                    keys.entry(peer).or_default().insert(key.epoch, bound);
                 }
             }
             self.log.push(Entry::Keys(keys));

@@ -34,7 +34,7 @@ fn outer(number: u32) -> SocketAddr {
 }
 
 fn local(number: u32) -> BTreeMap<u32, LocalConfig> {
-    let keys = vec![LocalKey { epoch: 1, secret: secret(number) }];
+    let keys = vec![LocalKey { epoch: 1, secret: secret(number), suite: Default::default() }];
     BTreeMap::from([(number, LocalConfig { keys, addresses: BTreeSet::from([inner(number)]) })])
 }
 
@@ -43,6 +43,7 @@ fn peer(number: u32) -> PeerConfig {
         keys: BTreeMap::from([(1, PublicKey::from(&secret(number)))]),
         endpoints: vec![outer(number)],
         allowed_ips: vec![inner(number).into()],
+        suites: BTreeMap::new(),
         preshared_key: None,
     }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::admission::{Admission, Work};
+use crate::cipher::Suite;
 use crate::cookie::Cookies;
 use crate::drop::{DropCounters, DropReason};
 use crate::event::{Event, Events, RetireReason};
@@ -83,6 +84,8 @@ pub struct SessionInfo<'a, L, P> {
     pub endpoint: Option<SocketAddr>,
     /// Whether packets can flow right now.
     pub established: bool,
+    /// What seals the data that we send; `None` while there is no key.
+    pub suite: Option<Suite>,
     /// Whether we began the last handshake.
     pub initiator: bool,
     /// When both sides last had proven a new key.
@@ -282,6 +285,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
                 peer_epoch: epochs.peer,
                 endpoint: peer.endpoint(),
                 established: session.is_established(now),
+                suite: session.suite(),
                 initiator: session.is_initiator(),
                 last_handshake: session.established_at(),
                 tx_bytes: traffic.tx_bytes,

@@ -2,6 +2,7 @@
 
 use x25519_dalek::{PublicKey, StaticSecret};
 
+use crate::cipher::Suite;
 use crate::cookie::MacKeys;
 use crate::drop::DropReason;
 use crate::hash::Secret;
@@ -12,12 +13,23 @@ pub(crate) struct Gate {
     secret: StaticSecret,
     public: PublicKey,
     macs: MacKeys,
+    suite: Suite,
 }
 
 impl Gate {
-    pub(crate) fn new(secret: StaticSecret) -> Self {
+    pub(crate) fn new(secret: StaticSecret, suite: Suite) -> Self {
         let public = PublicKey::from(&secret);
-        Self { macs: MacKeys::new(&public), secret, public }
+        Self { macs: MacKeys::new(&public), secret, public, suite }
+    }
+
+    /// The same key, spoken with another cipher.
+    pub(crate) fn with_suite(self, suite: Suite) -> Self {
+        Self { suite, ..self }
+    }
+
+    /// The best cipher that we speak with this key.
+    pub(crate) const fn suite(&self) -> Suite {
+        self.suite
     }
 
     pub(crate) const fn secret(&self) -> &StaticSecret {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use x25519_dalek::{PublicKey, StaticSecret};
 
+use crate::cipher::Suite;
 use crate::hash::Secret;
 
 /// A private key of a local identity. It has no `Debug`: it reaches no log.
@@ -16,6 +17,8 @@ pub struct LocalKey {
     pub epoch: u64,
     /// The private key itself.
     pub secret: StaticSecret,
+    /// The best cipher that this key's binding says we speak.
+    pub suite: Suite,
 }
 
 /// A local identity: who we are, with which keys, at which inner addresses.
@@ -50,6 +53,9 @@ pub struct PeerConfig {
     /// Verified public keys by epoch; empty while no binding is known. Low-order keys and our own are ignored, and a key
     /// that two peers claim is the one's who claimed it first.
     pub keys: BTreeMap<u64, PublicKey>,
+    /// By epoch, the best cipher that the key's binding says its holder speaks; WireGuard's own where nothing is said. A
+    /// change counts from the next handshake on.
+    pub suites: BTreeMap<u64, Suite>,
     /// Where to begin, best first. An endpoint from which the peer has proven itself is kept, until this list changes
     /// from naming it to not naming it.
     pub endpoints: Vec<SocketAddr>,
@@ -63,6 +69,7 @@ impl fmt::Debug for PeerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerConfig")
             .field("keys", &self.keys)
+            .field("suites", &self.suites)
             .field("endpoints", &self.endpoints)
             .field("allowed_ips", &self.allowed_ips)
             .finish_non_exhaustive()

@@ -20,10 +20,11 @@
 //!     keys: BTreeMap::from([(1, PublicKey::from(&them))]),
 //!     endpoints: vec!["192.0.2.2:51840".parse()?],
 //!     allowed_ips: vec!["10.0.0.2/32".parse()?],
+//!     suites: BTreeMap::new(),
 //!     preshared_key: None,
 //! };
 //! let local = LocalConfig {
-//!     keys: vec![LocalKey { epoch: 1, secret: us }],
+//!     keys: vec![LocalKey { epoch: 1, secret: us, suite: Default::default() }],
 //!     addresses: BTreeSet::from(["10.0.0.1".parse()?]),
 //! };
 //! engine.set_locals(BTreeMap::from([("frontend", local)]), now);
@@ -62,6 +63,7 @@ mod transport;
 mod waiting;
 
 pub use admission::Work;
+pub use cipher::Suite;
 pub use drop::{DropCounters, DropReason};
 pub use engine::{Engine, Handled, Occupancy, Path, SessionInfo};
 pub use event::{EVENTS_MAX, Event, RetireReason};

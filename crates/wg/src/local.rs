@@ -97,8 +97,8 @@ impl<L: Clone + Ord> Locals<L> {
             let mut keys = BTreeMap::new();
             for key in config.keys {
                 let gate = match had.remove(&key.epoch) {
-                    Some(gate) if gate.is_of(&key.secret) => gate,
-                    _ => Gate::new(key.secret),
+                    Some(gate) if gate.is_of(&key.secret) => gate.with_suite(key.suite),
+                    _ => Gate::new(key.secret, key.suite),
                 };
                 keys.insert(key.epoch, gate);
             }

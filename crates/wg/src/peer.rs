@@ -8,6 +8,7 @@ use x25519_dalek::PublicKey;
 
 use crate::admission::Allowance;
 use crate::allowed_ips::AllowedIps;
+use crate::cipher::Suite;
 use crate::claims::Claims;
 use crate::key::{PeerConfig, PresharedKey, is_low_order};
 use crate::noise::NO_PRESHARED_KEY;
@@ -50,6 +51,11 @@ impl<P> Peer<P> {
     /// What is mixed into its handshakes; zeros where nothing was agreed on.
     pub(crate) fn preshared_key(&self) -> &[u8; 32] {
         self.config.preshared_key.as_ref().map_or(&NO_PRESHARED_KEY, PresharedKey::bytes)
+    }
+
+    /// The best cipher that the holder of its key of this epoch speaks.
+    pub(crate) fn suite(&self, epoch: u64) -> Suite {
+        self.config.suites.get(&epoch).copied().unwrap_or_default()
     }
 
     /// Where to send the `attempt`th initiation: to the endpoint first, then to each other known one in turn, so that a

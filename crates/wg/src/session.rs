@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use x25519_dalek::{PublicKey, StaticSecret};
 
+use crate::cipher::Suite;
 use crate::cookie::{Jar, MacKeys};
 use crate::drop::DropReason;
 use crate::gate::Gate;
@@ -195,6 +196,11 @@ impl Session {
         self.attempts
     }
 
+    /// What the key that we send with seals with.
+    pub(crate) fn suite(&self) -> Option<Suite> {
+        self.keys.suite()
+    }
+
     /// Whether there is a key to send with.
     pub(crate) fn is_established(&self, now: Instant) -> bool {
         self.keys.can_send(now)
@@ -305,7 +311,7 @@ impl Session {
     pub(crate) fn respond(
         &mut self,
         (proven, index): (Proven, u32),
-        preshared: &[u8; 32],
+        (preshared, suite): (&[u8; 32], Suite),
         random: &mut Random,
         out: &mut [u8],
         now: Instant,
@@ -314,9 +320,9 @@ impl Session {
             out.get_mut(..RESPONSE).and_then(|out| out.try_into().ok()).ok_or(DropReason::TooLong)?;
         let remote_index = proven.sender;
         let ephemeral = StaticSecret::from(*random.secret());
-        let keys = proven.respond((&self.peer_key, preshared), &ephemeral, index, message)?;
+        let keys = proven.respond((&self.peer_key, &suite.preshared(preshared)), &ephemeral, index, message)?;
         self.jar.sign(&MacKeys::new(&self.peer_key), message, now).ok_or(DropReason::HandshakeInvalid)?;
-        let facts = KeyFacts { local_index: index, remote_index, is_initiator: false, born: now };
+        let facts = KeyFacts { local_index: index, remote_index, suite, is_initiator: false, born: now };
         let jitter = self.draw_jitter(random);
         self.keys.add(&keys, facts, jitter).ok_or(DropReason::HandshakeInvalid)?;
         self.used = now;
@@ -329,7 +335,7 @@ impl Session {
     /// Takes the answer to our initiation. The key is proven to us; a keepalive has to prove it to the other side.
     pub(crate) fn accept_response(
         &mut self,
-        (gate, preshared): (&Gate, &[u8; 32]),
+        (gate, preshared, suite): (&Gate, &[u8; 32], Suite),
         message: &[u8],
         random: &mut Random,
         now: Instant,
@@ -342,8 +348,8 @@ impl Session {
         };
         let pending = self.pending.as_ref().filter(|pending| pending.index == receiver);
         let pending = pending.ok_or(DropReason::HandshakeInvalid)?;
-        let keys = pending.noise.read_response(gate.secret(), preshared, message)?;
-        let facts = KeyFacts { local_index: receiver, remote_index, is_initiator: true, born: pending.sent };
+        let keys = pending.noise.read_response(gate.secret(), &suite.preshared(preshared), message)?;
+        let facts = KeyFacts { local_index: receiver, remote_index, suite, is_initiator: true, born: pending.sent };
         // its index lives on as the key's
         self.pending = None;
         let jitter = self.draw_jitter(random);

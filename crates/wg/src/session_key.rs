@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::cipher::Suite;
 use crate::drop::DropReason;
 use crate::noise::TransportKeys;
-use crate::transport::{Opener, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, Sealer};
+use crate::transport::{Opener, REJECT_AFTER_TIME, Sealer};
 
 /// At this age the initiator renews a key that it sends with (WireGuard paper §6.1, `REKEY_AFTER_TIME`).
 const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
@@ -31,6 +31,8 @@ pub(crate) struct KeyFacts {
     pub(crate) local_index: u32,
     /// The index by which the other side knows it.
     pub(crate) remote_index: u32,
+    /// What seals and opens.
+    pub(crate) suite: Suite,
     /// Whether we began.
     pub(crate) is_initiator: bool,
     /// A key is born, on both sides, no later than it can be on the other: for the initiator when its initiation left.
@@ -83,7 +85,7 @@ pub(crate) struct SessionKeys {
 impl SessionKeys {
     /// A handshake made a key. As the initiator we know that the other side has it; as the responder we do not yet.
     pub(crate) fn add(&mut self, keys: &TransportKeys, facts: KeyFacts, jitter: Duration) -> Option<()> {
-        let suite = Suite::default();
+        let suite = facts.suite;
         let sealer = Box::new(Sealer::new(suite, &keys.sending, facts.remote_index, facts.born)?);
         let opener = Box::new(Opener::new(suite, &keys.receiving, facts.local_index, facts.is_initiator, facts.born)?);
         self.jitter = jitter;
@@ -124,6 +126,11 @@ impl SessionKeys {
         self.current.as_ref().is_some_and(|sending| sending.sealer.is_usable(now))
     }
 
+    /// The suite of the key to send with.
+    pub(crate) fn suite(&self) -> Option<Suite> {
+        self.current.as_ref().map(|sending| sending.facts.suite)
+    }
+
     /// The indices of all keys.
     pub(crate) fn indices(&self) -> impl Iterator<Item = u32> {
         self.openers.iter().map(|opener| opener.local_index)
@@ -139,7 +146,7 @@ impl SessionKeys {
         let sending = self.current.as_mut().ok_or(DropReason::KeyExpired)?;
         sending.sealer.seal(message, now)?;
         let age = now.saturating_duration_since(sending.sealer.born());
-        Ok(if age >= REKEY_AT_LAST || sending.sealer.counter() > REKEY_AFTER_MESSAGES {
+        Ok(if age >= REKEY_AT_LAST || sending.sealer.counter() > sending.facts.suite.rekey_after_messages() {
             Renewal::Urgent
         } else if sending.facts.is_initiator && age >= REKEY_AFTER_TIME + self.jitter {
             Renewal::Due
@@ -206,7 +213,7 @@ mod tests {
     }
 
     fn facts(number: u32, is_initiator: bool, born: Instant) -> KeyFacts {
-        KeyFacts { local_index: number, remote_index: number, is_initiator, born }
+        KeyFacts { local_index: number, remote_index: number, suite: Suite::default(), is_initiator, born }
     }
 
     /// A handshake between two sides, known to both as `number`.
@@ -307,7 +314,7 @@ mod tests {
             assert_eq!(pass(&mut theirs, &mut ours, epoch() + at * SECOND).unwrap().renewal, expected);
             assert_eq!(pass(&mut ours, &mut theirs, epoch() + at * SECOND).unwrap().renewal, Renewal::No);
         }
-        ours.count_to(REKEY_AFTER_MESSAGES);
+        ours.count_to(Suite::default().rekey_after_messages());
         assert_eq!(sends(&mut ours, 1), Renewal::Urgent);
     }
 }

@@ -13,10 +13,6 @@ use crate::replay::Window;
 
 /// At this age a key neither seals nor opens any more (WireGuard paper §6.1, `REJECT_AFTER_TIME`).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
-/// A key that has sealed this many messages is renewed (§6.1 `REKEY_AFTER_MESSAGES`).
-pub(crate) const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
-/// A key that has sealed this many messages is used no more (§6.1 `REJECT_AFTER_MESSAGES`).
-pub(crate) const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
 /// The half of a session key that sends.
 pub(crate) struct Sealer {
@@ -42,7 +38,7 @@ impl Sealer {
     }
 
     pub(crate) fn is_usable(&self, now: Instant) -> bool {
-        is_young(self.born, now) && self.counter < REJECT_AFTER_MESSAGES
+        is_young(self.born, now) && self.cipher.allows(self.counter)
     }
 
     /// Makes a data message of `message`, whose 16 first bytes are free for the header, whose 16 last for the tag, and
@@ -102,7 +98,7 @@ impl Opener {
     /// # Errors
     /// The key is too old, the counter was seen or is too old, or the message does not authenticate.
     pub(crate) fn open(&mut self, counter: u64, message: &mut [u8], now: Instant) -> Result<bool, DropReason> {
-        if !is_young(self.born, now) || counter >= REJECT_AFTER_MESSAGES {
+        if !is_young(self.born, now) || !self.cipher.allows(counter) {
             return Err(DropReason::KeyExpired);
         }
         if !self.window.admits(counter) {
@@ -126,9 +122,13 @@ mod tests {
     use crate::tests::epoch;
 
     fn halves() -> (Sealer, Opener) {
+        halves_of(Suite::default())
+    }
+
+    fn halves_of(suite: Suite) -> (Sealer, Opener) {
         let key = Zeroizing::new([9; 32]);
-        let sealer = Sealer::new(Suite::default(), &key, 7, epoch()).unwrap();
-        (sealer, Opener::new(Suite::default(), &key, 7, true, epoch()).unwrap())
+        let sealer = Sealer::new(suite, &key, 7, epoch()).unwrap();
+        (sealer, Opener::new(suite, &key, 7, true, epoch()).unwrap())
     }
 
     fn sealed(sealer: &mut Sealer, now: Instant) -> Result<Vec<u8>, DropReason> {
@@ -140,15 +140,25 @@ mod tests {
     /// PC-11, KS counter.c: around both limits, in both directions; the counter never wraps.
     #[test]
     fn pc_11_message_limits() {
-        for (counter, is_sealed) in [
-            (0, true),
-            (REKEY_AFTER_MESSAGES, true),
-            (REJECT_AFTER_MESSAGES - 1, true),
-            (REJECT_AFTER_MESSAGES, false),
-            (REJECT_AFTER_MESSAGES + 1, false),
-            (u64::MAX, false),
-        ] {
-            let (mut sealer, mut opener) = halves();
+        assert_eq!(Suite::ChaCha20Poly1305.rekey_after_messages(), 1 << 60);
+        assert_eq!(Suite::ChaCha20Poly1305.reject_after_messages(), u64::MAX - (1 << 13));
+        message_limits(Suite::ChaCha20Poly1305);
+    }
+
+    /// RFC 9001 appendix B.1.1.
+    #[test]
+    fn aes_has_limits_of_its_own() {
+        assert_eq!(Suite::Aes256Gcm.reject_after_messages(), 1 << 28);
+        assert!(Suite::Aes256Gcm.rekey_after_messages() < Suite::Aes256Gcm.reject_after_messages() / 2);
+        message_limits(Suite::Aes256Gcm);
+    }
+
+    fn message_limits(suite: Suite) {
+        let (renewed, refused) = (suite.rekey_after_messages(), suite.reject_after_messages());
+        for (counter, is_sealed) in
+            [(0, true), (renewed, true), (refused - 1, true), (refused, false), (refused + 1, false), (u64::MAX, false)]
+        {
+            let (mut sealer, mut opener) = halves_of(suite);
             sealer.count_to(counter);
             let message = sealed(&mut sealer, epoch());
             assert_eq!(message.is_ok(), is_sealed, "{counter}");
@@ -156,8 +166,8 @@ mod tests {
             let opened = opener.open(counter, &mut message, epoch());
             assert_eq!(opened, if is_sealed { Ok(true) } else { Err(DropReason::KeyExpired) }, "{counter}");
         }
-        let (mut sealer, _) = halves();
-        sealer.count_to(REJECT_AFTER_MESSAGES - 2);
+        let (mut sealer, _) = halves_of(suite);
+        sealer.count_to(refused - 2);
         assert!(sealed(&mut sealer, epoch()).is_ok() && sealed(&mut sealer, epoch()).is_ok());
         assert_eq!(sealed(&mut sealer, epoch()), Err(DropReason::KeyExpired));
         assert!(!sealer.is_usable(epoch()));

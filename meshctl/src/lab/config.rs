@@ -23,6 +23,8 @@ pub(super) struct LabConfig {
     pub(super) mtu: u16,
     /// How long a key is used, `60s` to `30d`; 24h where absent.
     pub(super) rotation_period: String,
+    /// Nodes whose daemon speaks no data cipher but WireGuard's own, as on a processor without AES instructions.
+    pub(super) chacha_nodes: Vec<String>,
     /// The plugin that mesh-cni is chained after.
     pub(super) primary: Primary,
     /// Manifests (files or folders, relative to lab.yaml) instead of the lab's own few pods; an empty list is an
@@ -69,6 +71,7 @@ impl Default for LabConfig {
             pod_families: Vec::new(),
             mtu: 1500,
             rotation_period: "24h".to_owned(),
+            chacha_nodes: Vec::new(),
             primary: Primary::Ptp,
             manifests: None,
             trust_domain: "weft.lab".to_owned(),
@@ -112,6 +115,10 @@ impl LabConfig {
                 _ => bail!("{field}: one of [ipv4], [ipv6], [ipv4, ipv6]"),
             }
         }
+        for node in &self.chacha_nodes {
+            let exists = (1..=self.nodes).any(|number| *node == format!("n{number}"));
+            ensure!(exists, "chachaNodes: there is no node {node}, there are n1 to n{}", self.nodes);
+        }
         self.trust_domain.parse::<identity::TrustDomain>().context("trustDomain")?;
         Ok(self)
     }
@@ -133,7 +140,7 @@ mod tests {
     #[test]
     fn every_field_is_read() {
         let text = "nodes: 5\nfamilies: [ipv6]\npodFamilies: [ipv4]\nmtu: 9000\nrotationPeriod: 60s\nprimary: bridge\n\
-                    manifests: []\ntrustDomain: a.example\n";
+                    manifests: []\ntrustDomain: a.example\nchachaNodes: [n5]\n";
         let config = LabConfig::parse(text).unwrap();
         assert_eq!(config.nodes, 5);
         assert_eq!((config.families, config.pod_families), (vec![Family::Ipv6], vec![Family::Ipv4]));
@@ -146,6 +153,7 @@ mod tests {
         for (text, named) in [
             ("nodes: 0", "nodes"),
             ("nodes: 65", "nodes"),
+            ("chachaNodes: [n4]", "n4"),
             ("mtu: 576", "mtu"),
             ("families: []", "families"),
             ("families: [ipv4, ipv4]", "families"),

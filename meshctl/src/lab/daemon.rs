@@ -88,6 +88,8 @@ pub(super) fn node_args(facts: &Facts, layout: &Layout, node: &Node) -> Vec<OsSt
         (&node.host.link).into(),
         "--rotation-period".into(),
         (&facts.config.rotation_period).into(),
+        "--data-cipher".into(),
+        if facts.config.chacha_nodes.contains(&node.name) { "chacha20-poly1305" } else { "auto" }.into(),
     ]
 }
 

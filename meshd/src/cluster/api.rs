@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use identity::{Epoch, NodeName, SLICE_DOMAIN, SpiffeId, Verifier};
+use identity::{Epoch, NodeName, SLICE_DOMAIN, SpiffeId, Suite, Verifier};
 use plan::view;
 use policy::{EffectiveMode, Mode, Outbound};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,9 @@ pub(crate) struct RequestedKey {
     pub(crate) public_key: String,
     /// Ed25519, base64.
     pub(crate) svid_key: String,
+    /// The best data cipher that the node speaks with this key; left out for WireGuard's own.
+    #[serde(default, skip_serializing_if = "Suite::is_default")]
+    pub(crate) suite: Suite,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,7 +270,13 @@ impl MeshNode {
     pub(crate) fn to_view(&self) -> Option<view::MeshNode> {
         let requested = |k: &RequestedKey| {
             let (public_key, svid_key) = (key(&k.public_key)?, key(&k.svid_key)?);
-            Some(view::RequestedKey { identity: k.identity.clone(), epoch: k.epoch, public_key, svid_key })
+            Some(view::RequestedKey {
+                identity: k.identity.clone(),
+                epoch: k.epoch,
+                public_key,
+                svid_key,
+                suite: k.suite,
+            })
         };
         let reported = |a: &ReportedAttachment| view::ReportedAttachment {
             namespace: a.namespace.clone(),
@@ -291,7 +300,7 @@ impl MeshNode {
 impl From<&view::RequestedKey> for RequestedKey {
     fn from(key: &view::RequestedKey) -> Self {
         let (public_key, svid_key) = (BASE64.encode(key.public_key), BASE64.encode(key.svid_key));
-        Self { identity: key.identity.clone(), epoch: key.epoch, public_key, svid_key }
+        Self { identity: key.identity.clone(), epoch: key.epoch, public_key, svid_key, suite: key.suite }
     }
 }
 

@@ -250,6 +250,7 @@ fn mesh_node() -> Value {
             "epoch": number("The rotation period that the key is of."),
             "publicKey": text("X25519 public key, base64.", 44),
             "svidKey": text("Ed25519 public key of the X.509-SVID, base64.", 44),
+            "suite": text("The best data cipher that the node speaks with this key; left out for WireGuard's own.", 32),
         }),
     );
     let attachment = object(

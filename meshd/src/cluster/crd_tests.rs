@@ -55,7 +55,8 @@ fn every_field_that_is_written_is_in_its_schema_and_the_other_way_round() {
     let identity = "spiffe://cluster.local/ns/a/sa/b";
     let spec: api::MeshNodeSpec = read(json!({
         "nodeUID": "u", "credential": "c", "join": {"tokenID": "t", "proof": "p"}, "endpoints": ["10.0.0.1:1"],
-        "addresses": ["10.0.0.1"], "keys": [{"identity": identity, "epoch": 1, "publicKey": "k", "svidKey": "k"}],
+        "addresses": ["10.0.0.1"],
+        "keys": [{"identity": identity, "epoch": 1, "publicKey": "k", "svidKey": "k", "suite": "aes-256-gcm"}],
         "attachments": [{"namespace": "a", "pod": "b", "uid": "u", "ips": ["10.1.0.1"]}],
         "observedRevision": 1, "sequence": 1, "signature": "s",
     }));

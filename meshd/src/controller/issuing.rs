@@ -83,6 +83,7 @@ fn sign(
         epoch: key.epoch,
         not_before,
         not_after,
+        suite: key.suite,
     })?;
     let svid = issuer.issue_svid(&key.identity, &key.svid_key, not_before, not_after)?;
     Ok(IssuedBinding { identity: key.identity.clone(), epoch: key.epoch, binding: binding.encode(), svid })

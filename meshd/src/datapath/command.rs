@@ -113,6 +113,8 @@ pub(crate) struct SessionSnapshot {
     pub(crate) endpoint: Option<SocketAddr>,
     /// Whether packets can flow right now.
     pub(crate) established: bool,
+    /// What seals the data that we send.
+    pub(crate) suite: Option<wg::Suite>,
     /// Whether we began the last handshake.
     pub(crate) initiator: bool,
     /// How long ago both sides last had proven a new key.

@@ -13,7 +13,7 @@ use identity::SpiffeId;
 use linux::netns::Netns;
 use plan::PeerName;
 use tokio::sync::mpsc::Receiver;
-use wg::{LocalConfig, LocalKey, PeerConfig};
+use wg::{LocalConfig, LocalKey, PeerConfig, Suite};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::{ClassPolicy, Command, Config, Event, Handle, SessionSnapshot, Snapshot, spawn};
@@ -86,13 +86,14 @@ impl Node {
 
     /// Gives the node its own identity and, at `endpoint`, the other's.
     fn introduce(&self, other: u8, endpoint: Option<SocketAddr>) {
-        let keys = vec![LocalKey { epoch: 1, secret: Self::secret(self.n) }];
+        let keys = vec![LocalKey { epoch: 1, secret: Self::secret(self.n), suite: Suite::default() }];
         let local = LocalConfig { keys, addresses: Self::addresses(self.n).into() };
         self.handle.send(Command::SetLocals(BTreeMap::from([(Self::identity(self.n), local)]))).unwrap();
         let peer = PeerConfig {
             keys: BTreeMap::from([(1, PublicKey::from(&Self::secret(other)))]),
             endpoints: endpoint.into_iter().collect(),
             allowed_ips: Self::addresses(other).map(Into::into).into(),
+            suites: BTreeMap::new(),
             preshared_key: None,
         };
         self.handle.send(Command::SetPeers(BTreeMap::from([(Self::peer_name(other), peer)]))).unwrap();

@@ -214,6 +214,7 @@ impl Worker {
             peer_epoch: session.peer_epoch,
             endpoint: session.endpoint,
             established: session.established,
+            suite: session.suite,
             initiator: session.initiator,
             last_handshake: session.last_handshake.map(|then| now.saturating_duration_since(then)),
             tx_bytes: session.tx_bytes,

@@ -6,6 +6,7 @@ use plan::desired::Standing;
 use serde_json::{Value, json};
 
 use super::Node;
+use super::keys::suite_name;
 use crate::cluster::Source;
 use crate::line_socket::Asked;
 
@@ -114,6 +115,7 @@ impl Node {
                 "addresses": remote.addresses,
                 "endpoint": newest.and_then(|s| s.endpoint).or(remote.endpoints.first().copied()),
                 "epoch": newest.map(|s| s.peer_epoch).or(remote.keys.keys().last().map(|e| e.0)),
+                "cipher": newest.and_then(|s| s.suite).map(suite_name),
                 "last_handshake_s": newest.and_then(|s| s.last_handshake).map(|age| age.as_secs()),
                 "tx_bytes": sessions.iter().map(|s| s.tx_bytes).sum::<u64>(),
                 "rx_bytes": sessions.iter().map(|s| s.rx_bytes).sum::<u64>(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use identity::key_ring::{Input, KeyRing};
-use identity::{Epoch, NodeSecret, SpiffeId, UnixTime, svid_public_key, svid_seed, wireguard_key};
+use identity::{Epoch, NodeSecret, SpiffeId, Suite, UnixTime, svid_public_key, svid_seed, wireguard_key};
 use plan::Desired;
 use plan::view::RequestedKey;
 use wg::{LocalConfig, LocalKey, PublicKey};
@@ -14,22 +14,29 @@ pub(super) struct Keys {
     secret: NodeSecret,
     node_uid: String,
     period: Duration,
+    /// What this node speaks.
+    suite: Suite,
     rings: BTreeMap<SpiffeId, KeyRing>,
+    /// What our own bindings say.
+    bound: BTreeMap<SpiffeId, BTreeMap<Epoch, Suite>>,
     public: BTreeMap<(SpiffeId, Epoch), RequestedKey>,
 }
 
 impl Keys {
-    pub(super) fn new(secret: NodeSecret, node_uid: String, period: Duration) -> Self {
-        Self { secret, node_uid, period, rings: BTreeMap::new(), public: BTreeMap::new() }
+    pub(super) fn new(secret: NodeSecret, node_uid: String, period: Duration, suite: Suite) -> Self {
+        let (rings, bound, public) = Default::default();
+        Self { secret, node_uid, period, suite, rings, bound, public }
     }
 
-    /// Follows the identities that live here, what of them is bound, and the wall clock; true when a held key changed.
+    /// Follows the identities that live here, what of them is bound, and the wall clock; true when a held key
+    /// or what is bound of it changed.
     pub(super) fn follow(
         &mut self,
         desired: &Desired,
-        bound: &BTreeMap<SpiffeId, BTreeSet<Epoch>>,
+        bound: BTreeMap<SpiffeId, BTreeMap<Epoch, Suite>>,
         wall: UnixTime,
     ) -> bool {
+        let bound_before = std::mem::replace(&mut self.bound, bound);
         let before: Vec<_> = self.public.keys().cloned().collect();
         self.rings.retain(|identity, _| desired.locals.contains_key(identity));
         for identity in desired.locals.keys() {
@@ -39,7 +46,8 @@ impl Keys {
                 self.rings.insert(identity.clone(), ring);
             }
             if let Some(ring) = self.rings.get_mut(identity) {
-                ring.handle(Input::Bound(bound.get(identity).cloned().unwrap_or_default()), wall);
+                let bound = self.bound.get(identity).into_iter().flat_map(BTreeMap::keys).copied().collect();
+                ring.handle(Input::Bound(bound), wall);
                 ring.handle(Input::Tick, wall);
             }
         }
@@ -52,14 +60,14 @@ impl Keys {
                 self.public.insert((identity, epoch), request);
             }
         }
-        !before.iter().eq(self.public.keys())
+        !before.iter().eq(self.public.keys()) || bound_before != self.bound
     }
 
     fn request(&self, identity: &SpiffeId, epoch: Epoch) -> RequestedKey {
-        let secret = wireguard_key(&self.secret, identity, &self.node_uid, epoch);
+        let secret = wireguard_key(&self.secret, identity, &self.node_uid, epoch, self.suite);
         let public_key = PublicKey::from(&secret).to_bytes();
         let svid_key = svid_public_key(&svid_seed(&self.secret, identity, &self.node_uid, epoch));
-        RequestedKey { identity: identity.clone(), epoch, public_key, svid_key }
+        RequestedKey { identity: identity.clone(), epoch, public_key, svid_key, suite: self.suite }
     }
 
     /// What the controller is asked to bind.
@@ -67,11 +75,18 @@ impl Keys {
         self.public.values()
     }
 
+    /// What is spoken with a key: what its binding says, which is all that the other side knows; before there is one, what it
+    /// is going to say.
+    fn suite_of(&self, identity: &SpiffeId, epoch: Epoch) -> Suite {
+        self.bound.get(identity).and_then(|epochs| epochs.get(&epoch)).copied().unwrap_or(self.suite)
+    }
+
     /// What the engine opens and seals with.
     pub(super) fn engine_locals(&self, desired: &Desired) -> BTreeMap<SpiffeId, LocalConfig> {
         let key = |identity: &SpiffeId, epoch: Epoch| LocalKey {
             epoch: epoch.0,
-            secret: wireguard_key(&self.secret, identity, &self.node_uid, epoch),
+            secret: wireguard_key(&self.secret, identity, &self.node_uid, epoch, self.suite),
+            suite: engine_suite(self.suite_of(identity, epoch)),
         };
         let config = |identity: &SpiffeId| -> Vec<LocalKey> {
             let epochs = self.public.keys().filter(|(id, _)| id == identity);
@@ -81,5 +96,19 @@ impl Keys {
         locals
             .map(|(id, local)| (id.clone(), LocalConfig { keys: config(id), addresses: local.addresses.clone() }))
             .collect()
+    }
+}
+
+/// A suite's name, for people.
+pub(super) fn suite_name(suite: wg::Suite) -> &'static str {
+    let known = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm].into_iter().find(|known| engine_suite(*known) == suite);
+    known.unwrap_or_default().name()
+}
+
+/// The engine's word for a suite.
+pub(crate) const fn engine_suite(suite: Suite) -> wg::Suite {
+    match suite {
+        Suite::ChaCha20Poly1305 => wg::Suite::ChaCha20Poly1305,
+        Suite::Aes256Gcm => wg::Suite::Aes256Gcm,
     }
 }

@@ -34,6 +34,7 @@ pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
 use self::adopt::Outside;
 use self::keys::Keys;
+pub(crate) use self::keys::engine_suite;
 use self::policies::PolicyState;
 use self::trace::Trace;
 use self::trust::Trust;
@@ -130,7 +131,7 @@ impl Node {
         let uid = files.uid.clone();
         let secret = NodeSecret::from_bytes(*files.secret.expose());
         let node = Self {
-            keys: Keys::new(secret, uid.clone(), period),
+            keys: Keys::new(secret, uid.clone(), period, config.data_cipher),
             trust: Trust::new(pinned, floor),
             publisher: cluster.publisher("weft-node"),
             install: config.install.places(&config.state_dir, &config.run_dir).map(Install::new),
@@ -212,7 +213,7 @@ impl Node {
         let here = self.here().unwrap_or(here);
         let desired = Desired::of(&self.view, &here);
         let bound = self.trust.bound(&self.config.node, wall());
-        let keys_changed = self.keys.follow(&desired, &bound, wall());
+        let keys_changed = self.keys.follow(&desired, bound, wall());
         let before = self.desired.take();
         if keys_changed || before.as_ref().is_none_or(|b| b.locals != desired.locals) {
             self.tell_data(Command::SetLocals(self.keys.engine_locals(&desired)));
@@ -331,9 +332,11 @@ fn join_token(config: &NodeConfig, files: &NodeFiles) -> anyhow::Result<Option<J
 
 fn engine_peers(desired: &Desired) -> BTreeMap<PeerName, PeerConfig> {
     let peers = desired.peers.iter().map(|(name, remote)| {
-        let keys = remote.keys.iter().map(|(epoch, key)| (epoch.0, PublicKey::from(*key))).collect();
+        let keys = remote.keys.iter().map(|(epoch, key)| (epoch.0, PublicKey::from(key.public_key))).collect();
+        let suites = remote.keys.iter().map(|(epoch, key)| (epoch.0, engine_suite(key.suite))).collect();
         let allowed_ips = remote.addresses.iter().map(|ip| (*ip).into()).collect();
-        (name.clone(), PeerConfig { keys, endpoints: remote.endpoints.clone(), allowed_ips, preshared_key: None })
+        let endpoints = remote.endpoints.clone();
+        (name.clone(), PeerConfig { keys, suites, endpoints, allowed_ips, preshared_key: None })
     });
     peers.collect()
 }

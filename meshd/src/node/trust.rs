@@ -1,12 +1,13 @@
 //! What this node believes: the bundle behind its pinned root, bindings and slices that the bundle's key signed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use identity::{
-    CLOCK_SKEW, Epoch, Fingerprint, NodeName, SignedBinding, SpiffeId, TrustBundle, TrustDomain, UnixTime, Verifier,
+    CLOCK_SKEW, Epoch, Fingerprint, NodeName, SignedBinding, SpiffeId, Suite, TrustBundle, TrustDomain, UnixTime,
+    Verifier,
 };
-use plan::PeerName;
 use plan::view::MeshNode;
+use plan::{BoundKey, PeerName};
 
 use crate::cluster::api;
 use crate::store::FloorStore;
@@ -14,7 +15,7 @@ use crate::store::FloorStore;
 /// A verified public key and the time until which it stands.
 #[derive(Clone, Copy)]
 struct Known {
-    public_key: [u8; 32],
+    key: BoundKey,
     not_after: UnixTime,
 }
 
@@ -60,7 +61,10 @@ impl Trust {
             match believed {
                 Ok(binding) => {
                     let peer = PeerName { node: binding.node, identity: binding.spiffe_id };
-                    let known = Known { public_key: binding.public_key, not_after: binding.not_after };
+                    let known = Known {
+                        key: BoundKey { public_key: binding.public_key, suite: binding.suite },
+                        not_after: binding.not_after,
+                    };
                     self.bindings.entry(peer).or_default().insert(binding.epoch, known);
                 }
                 Err(error) => refused.push(format!("{error:#}")),
@@ -86,19 +90,19 @@ impl Trust {
     }
 
     /// Public keys of every (node, identity) whose binding stands at this time.
-    pub(super) fn keys(&self, wall: UnixTime) -> BTreeMap<PeerName, BTreeMap<Epoch, [u8; 32]>> {
-        let standing = |epochs: &BTreeMap<Epoch, Known>| -> BTreeMap<Epoch, [u8; 32]> {
-            epochs.iter().filter(|(_, k)| k.not_after >= wall).map(|(epoch, k)| (*epoch, k.public_key)).collect()
+    pub(super) fn keys(&self, wall: UnixTime) -> BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>> {
+        let standing = |epochs: &BTreeMap<Epoch, Known>| -> BTreeMap<Epoch, BoundKey> {
+            epochs.iter().filter(|(_, k)| k.not_after >= wall).map(|(epoch, k)| (*epoch, k.key)).collect()
         };
         let all = self.bindings.iter().map(|(peer, epochs)| (peer.clone(), standing(epochs)));
         all.filter(|(_, epochs)| !epochs.is_empty()).collect()
     }
 
-    /// The epochs that are bound for each identity of one node.
-    pub(super) fn bound(&self, node: &NodeName, wall: UnixTime) -> BTreeMap<SpiffeId, BTreeSet<Epoch>> {
+    /// The epochs that are bound for each identity of one node, and the suite that each binding names.
+    pub(super) fn bound(&self, node: &NodeName, wall: UnixTime) -> BTreeMap<SpiffeId, BTreeMap<Epoch, Suite>> {
         let own = self.bindings.iter().filter(|(peer, _)| peer.node == *node);
         let epochs = |all: &BTreeMap<Epoch, Known>| {
-            all.iter().filter(|(_, k)| k.not_after >= wall).map(|(epoch, _)| *epoch).collect()
+            all.iter().filter(|(_, k)| k.not_after >= wall).map(|(epoch, k)| (*epoch, k.key.suite)).collect()
         };
         own.map(|(peer, all)| (peer.identity.clone(), epochs(all))).collect()
     }

@@ -60,7 +60,7 @@ impl FloorStore {
 
 #[cfg(test)]
 mod tests {
-    use identity::{NodeName, TrustDomain};
+    use identity::{NodeName, Suite, TrustDomain};
 
     use super::*;
 
@@ -75,6 +75,7 @@ mod tests {
             epoch: Epoch(epoch),
             not_before: UnixTime(0),
             not_after: UnixTime(1_000),
+            suite: Suite::default(),
         }
     }
 

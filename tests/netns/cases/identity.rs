@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, namespace, peer_authentication, pod};
 use crate::shell::{eventually, run};
 
 pub const CASES: &[(&str, fn())] = &[
@@ -17,6 +17,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("f3_a_replayed_or_changed_datagram_is_dropped_and_counted", replayed),
     ("id_08_a_tampered_binding_or_slice_is_refused_and_the_last_good_stays", tampered),
     ("f19_f21_the_svid_verifies_and_a_session_is_told_with_both_names", svid),
+    ("the_data_cipher_is_what_both_bindings_name", data_cipher),
     ("mf_01_f18_a_stream_survives_kill_9_and_key_rotation", stream_survives),
 ];
 
@@ -36,6 +37,33 @@ fn withdrawn() {
     assert_eq!(row["state"], "no-binding");
     lab.ask_controller(&json!({"verb": "restore", "identity": identity}));
     lab.pings_within("demo/client", server, Duration::from_secs(10));
+}
+
+/// Nodes n1 and n2 have the processor of this machine, n3 is told to have an old one. Every pair talks, each with the best that
+/// both have; and what n2 hears of n3 it hears from the issuer, not from n3.
+fn data_cipher() {
+    let pods = ["n1", "n2", "n3"].map(|node| pod("demo", node, node, node, "app: any")).concat();
+    let manifests = [namespace("demo", true), pods, peer_authentication("demo", "STRICT")].concat();
+    let lab = Lab::up("nodes: 3\nfamilies: [ipv4]\nchachaNodes: [n3]", &manifests);
+    let names = ["n1", "n2", "n3"];
+    for from in names {
+        for to in names.into_iter().filter(|to| *to != from) {
+            lab.pings_within(&format!("demo/{from}"), lab.ip(&format!("demo/{to}"), false), Duration::from_secs(5));
+        }
+    }
+    let flags = std::fs::read_to_string("/proc/cpuinfo").expect("a processor");
+    let is_fast = ["aes", "pclmulqdq"].iter().all(|flag| flags.split_whitespace().any(|word| word == *flag))
+        || ["aes", "pmull"].iter().all(|flag| flags.split_whitespace().any(|word| word == *flag));
+    let best = if is_fast { "aes-256-gcm" } else { "chacha20-poly1305" };
+    for from in names {
+        let peers = lab.ask(from, "peers");
+        for to in names.into_iter().filter(|to| *to != from) {
+            let identity = format!("spiffe://weft.lab/ns/demo/sa/{to}");
+            let row = peers.as_array().expect("rows").iter().find(|p| p["identity"] == *identity).expect("the peer");
+            let expected = if from == "n3" || to == "n3" { "chacha20-poly1305" } else { best };
+            assert_eq!(row["cipher"], expected, "{from} to {to}: {row}");
+        }
+    }
 }
 
 /// A script that sends one Ethernet frame, given as Python expression, from eth0.

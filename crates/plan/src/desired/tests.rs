@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::view::{Endpoint, EndpointSlice, Event, MeshNode, Node, Object, Phase};
-use crate::world::{self, ip, mesh_label, mesh_node, node};
+use crate::world::{self, bound, ip, mesh_label, mesh_node, node};
 
 fn web() -> SpiffeId {
     world::spiffe("web")
@@ -70,7 +70,7 @@ fn world(mode: Mode, remote: Endpoint) -> (ClusterView, Here) {
         root_namespace: world::ROOT.into(),
         addresses: BTreeSet::from([ip("192.0.2.1")]),
         attachments: vec![attachment],
-        keys: BTreeMap::from([(peer, BTreeMap::from([(Epoch(1), [9; 32])]))]),
+        keys: BTreeMap::from([(peer, BTreeMap::from([(Epoch(1), bound([9; 32]))]))]),
     };
     (view, here)
 }
@@ -383,7 +383,7 @@ fn a_remote_nodes_own_address_is_for_enrolled_workloads_and_needs_its_key() {
     let (mut view, mut here) = world(Mode::Permissive, Endpoint { mode: None, ..endpoint(Some(own.clone()), true) });
     let desired = Desired::of(&view, &here);
     assert!(!desired.routes.iter().any(|r| r.table == RouteTable::Nodes), "routed without a binding");
-    here.keys.insert(PeerName { node: node("n2"), identity: own }, BTreeMap::from([(Epoch(1), [3; 32])]));
+    here.keys.insert(PeerName { node: node("n2"), identity: own }, BTreeMap::from([(Epoch(1), bound([3; 32]))]));
     let desired = Desired::of(&view, &here);
     assert!(desired.routes.iter().any(|r| r.table == RouteTable::Nodes && r.prefix == ip("10.2.0.7").into()));
     assert!(desired.filter.keyed.is_empty() && desired.filter.keyed_nodes.contains(&ip("10.2.0.7")));

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::desired::{PeerName, Pin, RemoteIdentity, RouteTable};
 use crate::path::{Fate, Origin, Packet, Site, follow};
-use crate::world::{ip, node, spiffe};
+use crate::world::{bound, ip, node, spiffe};
 
 /// What a state says of a remote address.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ fn state_of(remotes: [Known; 4], range: bool, own: bool, local: Local) -> Desire
             }
         }
         let peer = PeerName { node: node("n2"), identity: spiffe("b") };
-        let keys = BTreeMap::from([(Epoch(1), [9; 32])]);
+        let keys = BTreeMap::from([(Epoch(1), bound([9; 32]))]);
         let remote = RemoteIdentity { keys, ..RemoteIdentity::default() };
         state.peers.entry(peer).or_insert(remote).addresses.insert(address);
     }
@@ -178,7 +178,7 @@ fn led_into_the_mesh(state: &Desired, address: IpAddr) -> bool {
 /// Node n2 as it takes both ways: it knows the pod here, and lets clear text in.
 fn receiver() -> Desired {
     let mut state = Desired::default();
-    let keys = BTreeMap::from([(Epoch(1), [8; 32])]);
+    let keys = BTreeMap::from([(Epoch(1), bound([8; 32]))]);
     let known = RemoteIdentity { keys, addresses: BTreeSet::from([ip(HERE)]), ..RemoteIdentity::default() };
     state.peers.insert(PeerName { node: node("n1"), identity: spiffe("a") }, known);
     state.locals.entry(spiffe("b")).or_default().addresses.extend(REMOTES.into_iter().map(ip));

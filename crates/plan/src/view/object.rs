@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use identity::{Epoch, NodeName, SpiffeId};
+use identity::{Epoch, NodeName, SpiffeId, Suite};
 use ipnet::IpNet;
 use policy::{AuthorizationPolicy, EffectiveMode, Labels, NamedPort, NetworkPolicy, PeerAuthentication};
 
@@ -117,6 +117,8 @@ pub struct RequestedKey {
     pub public_key: [u8; 32],
     /// Ed25519 public key for the X.509-SVID.
     pub svid_key: [u8; 32],
+    /// The best data cipher that the node speaks with this key.
+    pub suite: Suite,
 }
 
 /// An attached workload, as its node reports it.

@@ -90,13 +90,14 @@ pub fn packet(from: u8, length: usize, payload: &[u8]) -> Vec<u8> {
 pub fn engine(side: u8, now: Instant) -> Engine<u8, u8> {
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let mut engine = Engine::new([side; 32], wall, now);
-    let keys = vec![LocalKey { epoch: 1, secret: secret(side) }];
+    let keys = vec![LocalKey { epoch: 1, secret: secret(side), suite: Default::default() }];
     engine.set_locals(BTreeMap::from([(side, LocalConfig { keys, addresses: BTreeSet::from([inner(side)]) })]), now);
     let other = 1 - side;
     let peer = PeerConfig {
         keys: BTreeMap::from([(1, PublicKey::from(&secret(other)))]),
         endpoints: vec![outer(other)],
         allowed_ips: vec![inner(other).into()],
+        suites: BTreeMap::new(),
         preshared_key: None,
     };
     engine.set_peers(BTreeMap::from([(other, peer)]), now);

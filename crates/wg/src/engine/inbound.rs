@@ -220,7 +220,8 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let gate = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
         let gate = gate.ok_or(DropReason::NoBinding)?;
         self.admission.multiplied(2);
-        if let Err(reason) = session.accept_response((gate, peer.preshared_key()), message, &mut self.random, now) {
+        let agreed = (gate, peer.preshared_key(), gate.suite().min(peer.suite(epochs.peer)));
+        if let Err(reason) = session.accept_response(agreed, message, &mut self.random, now) {
             peer.bad_responses.spend(now);
             return Err(reason);
         }
@@ -330,7 +331,8 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let session = session.ok_or(DropReason::SessionLimit)?;
         let proven = claim.prove(session.shared())?;
         let gate = self.locals.local(pair.local).and_then(|local| local.keys.get(&epochs.local));
-        let keys = (*gate.ok_or(DropReason::NoBinding)?.public().as_bytes(), *peer_key.as_bytes());
+        let gate = gate.ok_or(DropReason::NoBinding)?;
+        let keys = (*gate.public().as_bytes(), *peer_key.as_bytes());
         if self.stamps.get(&keys).is_some_and(|newest| proven.stamp <= *newest) {
             if session.is_quiet(now) {
                 self.initiate_instead(found, fresh, now);
@@ -341,7 +343,8 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let mut buffer = self.transmits.take(0).ok_or(DropReason::QueueFull)?;
         let stamp = proven.stamp;
         self.admission.multiplied(3);
-        match session.respond((proven, index), peer.preshared_key(), &mut self.random, buffer.bytes(), now) {
+        let agreed = (peer.preshared_key(), gate.suite().min(peer.suite(epochs.peer)));
+        match session.respond((proven, index), agreed, &mut self.random, buffer.bytes(), now) {
             Ok(length) => self.transmits.push(from, buffer, length),
             Err(reason) => {
                 self.transmits.give_back(buffer);

@@ -13,6 +13,7 @@ mod memory;
 mod oracle;
 mod rotation;
 mod storm;
+mod suites;
 mod timing;
 mod vectors;
 mod world;

@@ -16,7 +16,7 @@ use crate::gate::Gate;
 use crate::hash::Secret;
 use crate::message::{INITIATION, RESPONSE};
 use crate::noise::{Acquaintance, Initiator};
-use crate::{DropReason, Engine, Handled};
+use crate::{DropReason, Engine, Handled, Suite};
 
 const TICK: Duration = Duration::from_millis(250);
 
@@ -247,7 +247,7 @@ fn fz_12_cookies_both_ways() {
 #[test]
 fn fz_12_preshared_keys() {
     for preshared in [[0; 32], [0x77; 32]] {
-        let (gate, peer) = (Gate::new(secret("alice", 1)), public("bob", 1));
+        let (gate, peer) = (Gate::new(secret("alice", 1), Suite::default()), public("bob", 1));
         let shared: Secret = gate.shared_with(&peer).unwrap();
         let mut jar = Jar::default();
         let mut bob = Stock::with("bob", "alice", Some(preshared), None);

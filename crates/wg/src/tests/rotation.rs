@@ -129,7 +129,7 @@ fn a_key_replaced_within_its_epoch_ends_its_sessions() {
     world.say("alice", "bob", b"x");
     world.run();
     let mut rebuilt: LocalConfig = local_config("alice", &[]);
-    rebuilt.keys = vec![crate::LocalKey { epoch: 1, secret: secret("dave", 1) }];
+    rebuilt.keys = vec![crate::LocalKey { epoch: 1, secret: secret("dave", 1), suite: Default::default() }];
     world.set_local("alice", "alice", rebuilt);
     assert_eq!(world.node("alice").engine.occupancy().sessions, 0);
     let keys = BTreeMap::from([(1, public("dave", 1))]);

@@ -41,7 +41,7 @@ fn outer(number: u16) -> SocketAddr {
 
 fn local(number: u16) -> LocalConfig {
     LocalConfig {
-        keys: vec![LocalKey { epoch: 1, secret: secret(number) }],
+        keys: vec![LocalKey { epoch: 1, secret: secret(number), suite: Default::default() }],
         addresses: BTreeSet::from([inner(number)]),
     }
 }
@@ -51,6 +51,7 @@ fn peer(number: u16) -> PeerConfig {
         keys: BTreeMap::from([(1, PublicKey::from(&secret(number)))]),
         endpoints: vec![outer(number)],
         allowed_ips: vec![inner(number).into()],
+        suites: BTreeMap::new(),
         preshared_key: None,
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use packet::{IpPacket, checksum};
 
-use crate::{DropReason, Engine, Event, Handled, LocalConfig, LocalKey, PeerConfig, PublicKey, StaticSecret};
+use crate::{DropReason, Engine, Event, Handled, LocalConfig, LocalKey, PeerConfig, PublicKey, StaticSecret, Suite};
 
 /// The moment at which every test begins.
 pub(crate) fn epoch() -> Instant {
@@ -146,15 +146,14 @@ pub(super) struct World {
 }
 
 pub(super) fn local_config(name: Name, epochs: &[u64]) -> LocalConfig {
-    LocalConfig {
-        keys: epochs.iter().map(|epoch| LocalKey { epoch: *epoch, secret: secret(name, *epoch) }).collect(),
-        addresses: BTreeSet::from([v4(name), v6(name)]),
-    }
+    let key = |epoch: &u64| LocalKey { epoch: *epoch, secret: secret(name, *epoch), suite: Suite::default() };
+    LocalConfig { keys: epochs.iter().map(key).collect(), addresses: BTreeSet::from([v4(name), v6(name)]) }
 }
 
 pub(super) fn peer_config(name: Name, epochs: &[u64]) -> PeerConfig {
     PeerConfig {
         keys: epochs.iter().map(|epoch| (*epoch, public(name, *epoch))).collect(),
+        suites: BTreeMap::new(),
         endpoints: vec![outer(name)],
         allowed_ips: vec![v4(name).into(), v6(name).into()],
         preshared_key: None,

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use identity::{CLOCK_SKEW, Epoch, NodeName};
+use identity::{CLOCK_SKEW, Epoch, NodeName, Suite};
 
 use super::*;
 
@@ -44,6 +44,7 @@ fn binding() -> Binding {
         epoch: Epoch(20_833),
         not_before: NOW,
         not_after: days(1),
+        suite: Suite::default(),
     }
 }
 
