@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::ca::CaVerb;
 use crate::identity::{IdentityVerb, ProofVerb};
 use crate::policy::PolicyVerb;
 use crate::{door, identity, install, lab, node, peers, status};
@@ -51,6 +52,9 @@ enum Verb {
     /// What policies say of a connection, what is wrong with them, and what a change would change; no cluster is needed.
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// The issuer of identities.
+    #[command(subcommand)]
+    Ca(CaVerb),
     /// Lets nodes join.
     #[command(subcommand)]
     Node(node::NodeVerb),
@@ -84,6 +88,7 @@ impl Cli {
             Verb::Svid(verb) => Ok(code(identity::show_svids(&verb)?)),
             Verb::Binding(verb) => Ok(code(identity::show_bindings(&verb)?)),
             Verb::Policy(verb) => verb.run(),
+            Verb::Ca(verb) => verb.run().map(|()| ExitCode::SUCCESS),
             Verb::Node(verb) => verb.run().map(|()| ExitCode::SUCCESS),
             Verb::Lab(args) => args.run(),
             Verb::Install(args) => args.run().map(|()| ExitCode::SUCCESS),

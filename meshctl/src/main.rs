@@ -1,6 +1,7 @@
 //! meshctl: what people type to see, check and try Weft.
 
 mod admin_reply;
+mod ca;
 mod chart;
 mod cli;
 mod door;

@@ -8,7 +8,10 @@ use super::Case;
 use crate::cluster::{Cluster, NODES};
 
 /// The cases of this file.
-pub const CASES: &[(&str, Case)] = &[("meshctl_by_kubeconfig", meshctl_by_kubeconfig)];
+pub const CASES: &[(&str, Case)] = &[
+    ("meshctl_by_kubeconfig", meshctl_by_kubeconfig),
+    ("f20_the_issuers_health_its_nodes_and_an_identity", issuer_nodes_and_identity),
+];
 
 /// Runs meshctl as an administrator at a desk would, under either of its names.
 pub fn meshctl(cluster: &Cluster, program: &str, arguments: &[&str]) -> Output {
@@ -64,4 +67,34 @@ fn meshctl_by_kubeconfig(cluster: &Cluster) {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success() && said.contains("you may not create customresourcedefinitions"), "{said}");
     cluster.delete_namespaces(&["people"]);
+}
+
+fn issuer_nodes_and_identity(cluster: &Cluster) {
+    cluster.pods("lookup", true, &[("one", "n1"), ("two", "n2")]);
+    let said = must(cluster, "meshctl", &["ca", "healthcheck"]);
+    assert!(said.starts_with("Server is healthy\ntrust domain cluster.local, 2 nodes have joined, 0 "), "{said}");
+    let listed = must(cluster, "meshctl", &["node", "list"]);
+    assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), NODES);
+    let shown = must(cluster, "meshctl", &["identity", "show", "lookup/two"]);
+    assert!(shown.contains("spiffe://cluster.local/ns/lookup/sa/two") && shown.contains("lookup/two"), "{shown}");
+    // the issuer that leads is gone for a moment: that is said, and nothing is made up
+    cluster.kubectl(&["-n", "weft-system", "scale", "deployment/weft-controller", "--replicas=0"]);
+    cluster.kubectl(&[
+        "-n",
+        "weft-system",
+        "wait",
+        "--for=delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/name=weft-controller",
+        "--timeout=60s",
+    ]);
+    let output = meshctl(cluster, "meshctl", &["ca", "healthcheck"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("controller"), "{error}");
+    cluster.kubectl(&["-n", "weft-system", "scale", "deployment/weft-controller", "--replicas=2"]);
+    crate::weft::await_ready(cluster);
+    let healthy = || meshctl(cluster, "meshctl", &["ca", "healthcheck"]).status.success().then_some(());
+    crate::shell::eventually("the issuer is back", std::time::Duration::from_secs(40), healthy);
+    cluster.delete_namespaces(&["lookup"]);
 }
