@@ -35,7 +35,7 @@ impl Cluster {
         let begin = Instant::now();
         let tools = PathBuf::from(ROOT).join(".tools/kubernetes/bin");
         assert!(tools.join("kubelet").exists(), "Kubernetes is not built: run scripts/setup kubernetes");
-        let dir = std::env::temp_dir().join(group_of(&crate::outer()));
+        let dir = folder_of(&crate::outer());
         std::fs::create_dir_all(dir.join("images")).expect("the folder for temporary files takes a folder");
         weft::images(&dir.join("images"));
         run(&format!("{ROOT}/tests/kube/pki.sh"), &[&dir.join("pki").display().to_string()]);
@@ -234,6 +234,11 @@ fn network() {
 
 fn cni_plugins() -> String {
     std::env::var("WEFT_CNI_BIN").unwrap_or_else(|_| format!("{ROOT}/.tools/cni"))
+}
+
+/// A run's folder, by the process number of its outer process.
+pub fn folder_of(outer: &str) -> PathBuf {
+    std::env::temp_dir().join(group_of(outer))
 }
 
 /// The first part of the names of a run's folder and control groups, by the process number of its outer process.

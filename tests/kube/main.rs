@@ -100,6 +100,8 @@ fn outside() -> ExitCode {
         .arg(me)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, &own)
+        // every run's API server has the same address, and what kubectl remembers of one is wrong of the next
+        .env("KUBECACHEDIR", cluster::folder_of(&own).join("kubectl"))
         .status()
         .expect("setpriv (util-linux) runs");
     cluster::sweep_control_groups(&own);
