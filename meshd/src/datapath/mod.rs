@@ -12,6 +12,7 @@ mod outbound;
 mod outbox;
 mod outer;
 mod pieces;
+mod repeats;
 mod source;
 mod worker;
 

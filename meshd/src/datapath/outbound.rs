@@ -14,6 +14,7 @@ use super::counters::Counters;
 use super::outbox::{Heading, Outbox};
 use super::outer::Outer;
 use super::pieces::Pieces;
+use super::repeats::Repeats;
 
 /// What every path carries of IPv6 without its sender's doing, in bytes (RFC 8200 §5).
 const IPV6_MTU_MIN: usize = 1280;
@@ -33,6 +34,7 @@ pub(super) struct Outbound {
     /// The longest packet that every path carries, in bytes.
     mtu: usize,
     class: ClassPolicy,
+    repeats: Repeats,
     counters: Arc<Counters>,
 }
 
@@ -68,7 +70,7 @@ impl Outbound {
     pub(super) fn new(mtu: usize, class: ClassPolicy, counters: Arc<Counters>) -> Self {
         let [scratch, finished] = [(); 2].map(|()| vec![0; SCRATCH_BYTES].into_boxed_slice());
         let answer = vec![0; OFFLOAD_HEADER + TOO_BIG_MAX].into_boxed_slice();
-        Self { outbox: Outbox::new(), scratch, finished, answer, mtu, class, counters }
+        Self { outbox: Outbox::new(), scratch, finished, answer, mtu, class, repeats: Repeats::new(), counters }
     }
 
     pub(super) fn set_mtu(&mut self, mtu: usize) {
@@ -86,6 +88,13 @@ impl Outbound {
         now: Instant,
     ) -> Option<usize> {
         let path = engine.path(packet, now);
+        if let Some(to) = path.map(|path| path.endpoint())
+            && offload.segment_bytes == 0
+            && packet.len() > outer.least(to)
+            && self.repeats.notes(packet, now)
+        {
+            outer.swallows(to);
+        }
         let limit = path.and_then(|path| outer.limit(path.endpoint())).map_or(self.mtu, |limit| limit.min(self.mtu));
         let class = IpPacket::parse(packet).map_or(0, |packet| self.class.of(packet.traffic_class()));
         let way = Way { path, class, limit };

@@ -27,6 +27,12 @@ const BATCH_PAUSE: Duration = Duration::from_secs(60);
 /// for no less than a minute or so between tries).
 const PATH_PAUSE: Duration = Duration::from_secs(60);
 
+/// What every path carries, in bytes: the least MTU of IPv6 (RFC 8200 §5), which IPv4's paths have, too.
+const LEAST_MTU: usize = 1280;
+
+/// How long a path is spared long datagrams that has swallowed some (RFC 4821 §7.3, RFC 8899 `PMTU_RAISE_TIMER`).
+const SWALLOW_PAUSE: Duration = Duration::from_secs(600);
+
 /// How many narrow paths are remembered. Beyond it all are forgotten and learned again.
 const PATHS_MAX: usize = 4_096;
 
@@ -37,6 +43,12 @@ const fn overhead(family: Family) -> usize {
         Family::V6 => 40,
     };
     16 + 16 + 8 + ip
+}
+
+/// The longest inner packet in bytes that a path of this MTU carries: padding fills up to a multiple of 16 and must not reach
+/// beyond.
+fn limit_of(to: SocketAddr, mtu: usize) -> usize {
+    mtu.saturating_sub(overhead(Family::of(to.ip()))) & !15
 }
 
 /// The UDP port.
@@ -142,13 +154,29 @@ impl Outer {
     /// already goes in fragments.
     fn narrow(&mut self, to: SocketAddr) {
         let Ok(mtu) = self.udp.path_mtu(to) else { return };
+        self.remember(to, mtu, PATH_PAUSE);
+        tracing::debug!(peer = %to, mtu, "The path is narrower than the link");
+    }
+
+    /// The longest inner packet in bytes that every path carries.
+    pub(super) fn least(&self, to: SocketAddr) -> usize {
+        limit_of(to, LEAST_MTU)
+    }
+
+    /// Long datagrams to `to` are lost on the way, and nobody says so.
+    pub(super) fn swallows(&mut self, to: SocketAddr) {
+        if self.limit(to).is_some_and(|limit| limit <= self.least(to)) {
+            return;
+        }
+        self.remember(to, LEAST_MTU, SWALLOW_PAUSE);
+        tracing::info!(peer = %to, "The path swallows long datagrams: packets are made shorter for a while");
+    }
+
+    fn remember(&mut self, to: SocketAddr, mtu: usize, pause: Duration) {
         if self.narrow.len() >= PATHS_MAX && !self.narrow.contains_key(&to.ip()) {
             self.narrow.clear();
         }
-        // padding fills up to a multiple of 16 and must not reach beyond
-        let limit = mtu.saturating_sub(overhead(Family::of(to.ip()))) & !15;
-        self.narrow.insert(to.ip(), (limit, self.now + PATH_PAUSE));
-        tracing::debug!(peer = %to, mtu, "The path is narrower than the link");
+        self.narrow.insert(to.ip(), (limit_of(to, mtu), self.now + pause));
     }
 
     /// Sends `count` datagrams from the address that their receiver knows us by. `answers` is the datagram that is being

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::underlay::ip;
 use super::{Node, pair, send};
@@ -94,5 +95,28 @@ fn mf_12_a_path_that_becomes_narrow_is_learned() {
         assert!(refused > 0, "a batch is refused once");
         stream(&a, &b, false);
         assert_eq!(a.handle.counters().fallbacks(), refused, "and then they are made to fit");
+    }
+}
+
+/// A router that drops what is too long and says nothing, in both families of the underlay and inside: a stream gets through.
+#[test]
+fn mf_12_a_path_that_swallows_long_datagrams_is_found_out() {
+    for v6 in [false, true] {
+        let [a, b] = wide_pair(v6);
+        send(&a, &b, v6, 1);
+        // one datagram a frame, as a router would see them
+        ip(&a.netns, "link set u0 gso_max_segs 1");
+        let rules = "table netdev hole { chain swallow { type filter hook ingress device u0 priority 0; meta length > 1300 drop; } }";
+        let made = b.netns.within(|| Command::new("nft").arg(rules).output().unwrap()).unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let begin = Instant::now();
+        stream(&a, &b, v6);
+        let took = begin.elapsed();
+        assert!(took > Duration::from_millis(400), "nothing was swallowed: {took:?}");
+        assert!(took < Duration::from_secs(5), "a stream took {took:?}");
+        let begin = Instant::now();
+        stream(&a, &b, !v6);
+        assert!(begin.elapsed() < Duration::from_millis(400), "it is remembered");
+        assert_eq!(a.drops("path_mtu"), 0);
     }
 }
