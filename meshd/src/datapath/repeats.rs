@@ -44,7 +44,7 @@ impl Repeats {
     /// before that.
     pub(super) fn notes(&mut self, packet: &[u8], now: Instant) -> bool {
         let Some(hash) = segment(packet) else { return false };
-        let at = usize::try_from(hash % 64).unwrap_or_default();
+        let at = usize::try_from(hash).unwrap_or_default() % SEGMENTS_MAX;
         let Some(place) = self.segments.get_mut(at) else { return false };
         let first = Segment { hash, times: 1, last: now };
         let Some(known) = place.as_mut().filter(|known| known.hash == hash) else {

@@ -39,7 +39,9 @@ fn stream(from: &Node, to: &Node, v6: bool) {
     let expected = sent.clone();
     let writer = std::thread::spawn(move || sender.write_all(&sent).unwrap());
     let mut received = Vec::new();
-    listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+    let mut receiver = listener.accept().unwrap().0;
+    receiver.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    receiver.read_to_end(&mut received).unwrap();
     writer.join().unwrap();
     assert!(received == expected, "{} of {} bytes, or others", received.len(), expected.len());
 }
@@ -106,7 +108,7 @@ fn mf_12_a_path_that_swallows_long_datagrams_is_found_out() {
         send(&a, &b, v6, 1);
         // one datagram a frame, as a router would see them
         ip(&a.netns, "link set u0 gso_max_segs 1");
-        let rules = "table netdev hole { chain swallow { type filter hook ingress device u0 priority 0; meta length > 1300 drop; } }";
+        let rules = "table netdev hole { chain swallow { type filter hook ingress device u0 priority 0; meta length > 1300 drop; }; }";
         let made = b.netns.within(|| Command::new("nft").arg(rules).output().unwrap()).unwrap();
         assert!(made.status.success(), "{made:?}");
         let begin = Instant::now();
@@ -116,7 +118,7 @@ fn mf_12_a_path_that_swallows_long_datagrams_is_found_out() {
         assert!(took < Duration::from_secs(5), "a stream took {took:?}");
         let begin = Instant::now();
         stream(&a, &b, !v6);
-        assert!(begin.elapsed() < Duration::from_millis(400), "it is remembered");
+        assert!(begin.elapsed() < Duration::from_millis(1200), "it is remembered");
         assert_eq!(a.drops("path_mtu"), 0);
     }
 }
