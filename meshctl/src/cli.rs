@@ -11,7 +11,7 @@ use crate::{door, identity, install, lab, node, peers, status};
 
 /// See, check and try Weft, the identity-keyed mesh.
 #[derive(Debug, Parser)]
-#[command(name = "meshctl", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "meshctl", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -26,6 +26,7 @@ Examples:
   meshctl check --pre --kubeconfig FILE could Weft be installed there
   meshctl node token n4 > n4.token      lets a node join
   meshctl policy verdict shop/web shop/cart:80/tcp --from manifests/
+  meshctl policy trace shop/web shop/cart:80/tcp --kubeconfig FILE
   meshctl lab demo                      the whole story, with real traffic, on this machine
   meshctl lab up                        three nodes and a few pods in network namespaces
   meshctl lab exec demo/client -- ping -c1 10.244.2.2
@@ -37,6 +38,8 @@ enum Verb {
     /// Nodes, pods and a stranger in network namespaces on this machine, with the real programs.
     Lab(lab::LabArgs),
     /// Is the node well, who is on it, what was dropped or refused, and why.
+    ///
+    /// Exit code: 0 all nodes are ready, 1 one is not, or does not answer. docs/status.md explains every field of the JSON.
     Status(status::StatusArgs),
     /// The remote identities that a node knows, and the sessions with them.
     Peers(peers::PeersArgs),
@@ -49,7 +52,9 @@ enum Verb {
     /// Signed statements "this key is that identity on that node", verified against the issuer's certificates.
     #[command(subcommand)]
     Binding(ProofVerb),
-    /// What policies say of a connection, what is wrong with them, and what a change would change; no cluster is needed.
+    /// What policies say of a connection, what is wrong with them, and what a change would change.
+    ///
+    /// `trace` asks a mesh that runs; the others judge manifests and need no cluster.
     #[command(subcommand)]
     Policy(PolicyVerb),
     /// The issuer of identities.
@@ -63,6 +68,8 @@ enum Verb {
     /// Takes Weft out of a cluster: from every node first, then its objects.
     Uninstall(install::UninstallArgs),
     /// Does Weft work in the cluster; could it be installed (--pre).
+    ///
+    /// Exit code: 0 it does, 1 it does not.
     Check(install::CheckArgs),
     /// One question to the daemon in this container.
     #[command(hide = true)]

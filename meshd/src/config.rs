@@ -101,7 +101,8 @@ pub(crate) struct NodeConfig {
     /// then sees. Congestion marks (ECN) are always carried over.
     #[arg(long, env = "WEFT_DSCP", default_value = "0", value_name = "DSCP", value_parser = dscp)]
     pub(crate) dscp: ClassPolicy,
-    /// Leave NetworkPolicy to the primary network, which enforces it itself. AuthorizationPolicy is enforced all the same.
+    /// Leave NetworkPolicy and the administrator's tiers around it to the primary network, which enforces them itself.
+    /// AuthorizationPolicy is enforced all the same.
     #[arg(long, env = "WEFT_NO_NETWORK_POLICY")]
     pub(crate) no_network_policy: bool,
     /// The best cipher for data between this node and others of the mesh: chacha20-poly1305, aes-256-gcm, or auto (AES where

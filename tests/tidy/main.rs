@@ -165,6 +165,23 @@ fn every_drop_reason_is_in_the_runbook() {
     none("drop reasons without an entry in docs/runbook.md", &offenders);
 }
 
+#[test]
+fn every_reason_of_filter_and_policies_is_in_the_runbook() {
+    let filter = fs::read_to_string(root().join("meshd/src/kernel/filter.rs")).expect("the filter is there");
+    let mut labels: Vec<String> = policy::nft::COUNTERS.iter().map(|label| (*label).to_owned()).collect();
+    labels.extend(policy::Reason::ALL.map(|reason| reason.as_str().to_owned()));
+    for list in ["COUNTERS: ", "PIN_COUNTERS: "] {
+        let (_, rest) = filter.split_once(list).expect("the filter lists its counters");
+        let (list, _) = rest.split_once("];\n").expect("the list ends");
+        let names = list.split_once("= [").expect("a list").1.split('"').skip(1).step_by(2);
+        labels.extend(names.map(str::to_owned));
+    }
+    assert!(labels.len() > 20, "only {labels:?} found");
+    let runbook = fs::read_to_string(root().join("docs/runbook.md")).expect("docs/runbook.md is there");
+    labels.retain(|label| !runbook.contains(&format!("`{label}`")));
+    none("reasons without an entry in docs/runbook.md", &labels);
+}
+
 /// The string labels that a `=> "label"` match in this file gives.
 fn labels_in(file: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(file)).expect("the file with the labels is there");

@@ -15,7 +15,7 @@ pub fn policies(view: &ClusterView) -> Policies {
     Policies {
         network: view.network_policies.values().cloned().collect(),
         authorization: view.authorization_policies.values().cloned().collect(),
-        cluster: Vec::new(),
+        cluster: view.cluster_policies.values().cloned().collect(),
     }
 }
 
@@ -42,7 +42,9 @@ pub fn world(view: &ClusterView, here: &Here) -> World {
         view.namespaces.values().map(|it| (it.name.clone(), it.labels.clone())).collect();
     let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
     for node in view.nodes.values() {
-        nodes.entry(node.name.0.clone()).or_default().addresses.extend(&node.addresses);
+        let identity = SpiffeId::for_node(&here.trust_domain, &node.name).ok().map(|identity| identity.to_string());
+        let (labels, addresses) = (node.labels.clone(), node.addresses.iter().copied().collect());
+        nodes.insert(node.name.0.clone(), Node { labels, addresses, identity });
     }
     nodes.entry(here.node.0.clone()).or_default().addresses.extend(&here.addresses);
     World { namespaces, workloads, nodes, root_namespace: here.root_namespace.clone() }

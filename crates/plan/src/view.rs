@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use identity::NodeName;
-use policy::{AuthorizationPolicy, Labels, NetworkPolicy, PeerAuthentication};
+use policy::{AuthorizationPolicy, ClusterPolicy, Labels, NetworkPolicy, PeerAuthentication};
 use thiserror::Error;
 
 pub use self::object::{
@@ -50,6 +50,8 @@ pub struct ClusterView {
     pub network_policies: BTreeMap<(String, String), NetworkPolicy>,
     /// By namespace and name.
     pub authorization_policies: BTreeMap<(String, String), AuthorizationPolicy>,
+    /// By kind and name.
+    pub cluster_policies: BTreeMap<(String, String), ClusterPolicy>,
     /// By name.
     pub mesh_nodes: BTreeMap<NodeName, MeshNode>,
     /// By node.
@@ -158,7 +160,9 @@ impl ClusterView {
     /// Whether any policy says who may talk to whom.
     #[must_use]
     pub fn has_policies(&self) -> bool {
-        !self.network_policies.is_empty() || !self.authorization_policies.is_empty()
+        !self.network_policies.is_empty()
+            || !self.authorization_policies.is_empty()
+            || !self.cluster_policies.is_empty()
     }
 
     fn replace(&mut self, mut fresh: Self) -> bool {
@@ -176,6 +180,7 @@ impl ClusterView {
             && self.peer_authentications == other.peer_authentications
             && self.network_policies == other.network_policies
             && self.authorization_policies == other.authorization_policies
+            && self.cluster_policies == other.cluster_policies
             && self.mesh_nodes == other.mesh_nodes
             && self.slices == other.slices
     }
@@ -234,6 +239,10 @@ impl ClusterView {
                 let key = (it.namespace.clone(), it.name.clone());
                 insert("AuthorizationPolicy", OBJECTS_MAX, &mut self.authorization_policies, key, it)
             }
+            Object::ClusterPolicy(it) => {
+                let kind = it.kind.as_str();
+                insert(kind, OBJECTS_MAX, &mut self.cluster_policies, (kind.to_owned(), it.name.clone()), it)
+            }
             Object::MeshNode(it) => insert("MeshNode", NODES_MAX, &mut self.mesh_nodes, it.name.clone(), *it),
             Object::MeshEndpointSlice(it) => self.apply_slice(it),
         }
@@ -249,6 +258,9 @@ impl ClusterView {
             "PeerAuthentication" => self.peer_authentications.remove(&namespaced).is_some(),
             "NetworkPolicy" => self.network_policies.remove(&namespaced).is_some(),
             "AuthorizationPolicy" => self.authorization_policies.remove(&namespaced).is_some(),
+            "ClusterNetworkPolicy" | "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy" => {
+                self.cluster_policies.remove(&(key.kind.to_owned(), key.name.clone())).is_some()
+            }
             "MeshNode" => self.mesh_nodes.remove(&node).is_some(),
             "MeshEndpointSlice" => self.slices.remove(&node).is_some(),
             _ => false,

@@ -54,6 +54,7 @@ pub(crate) fn namespace(mesh: &str) -> Object {
 
 pub(crate) fn range(name: &str, cidr: &str, address: &str) -> Object {
     Object::Node(Node {
+        labels: Labels::new(),
         name: node(name),
         pod_cidrs: vec![cidr.parse().unwrap()],
         addresses: vec![address.parse().unwrap()],

@@ -150,6 +150,17 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Itself,
+        Self::OwnNode,
+        Self::NoPolicy,
+        Self::Rule,
+        Self::NoAllowMatched,
+        Self::Isolated,
+        Self::ContestedAddress,
+    ];
+
     /// The label that logs, counters and JSON use.
     #[must_use]
     pub fn as_str(self) -> &'static str {

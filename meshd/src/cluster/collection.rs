@@ -81,6 +81,9 @@ impl Collection {
             match document {
                 Ok(document) => {
                     let Some(key) = convert::key(&document.name) else { continue };
+                    if !convert::is_of_its_group(&key, &document.value) {
+                        continue;
+                    }
                     if state.documents.contains_key(&key) {
                         let reason = format!("{} {} stands in this file already", key.kind, key.name);
                         state.refusals.push(Refusal { file: file.clone(), line: document.line, reason });

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use identity::NodeName;
 use ipnet::IpNet;
 use plan::view::{Namespace, Node, Object, ObjectKey, Pod};
-use policy::manifest::{authorization_policy, network_policy, pod_ports};
-use policy::{Expression, PeerAuthentication, Selector};
+use policy::manifest::{authorization_policy, cluster_policy, network_policy, pod_ports};
+use policy::{Expression, Labels, PeerAuthentication, PolicyKind, Selector};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -28,13 +28,16 @@ pub(crate) enum Manifest {
     Plain(Object),
 }
 
-/// Kinds that say who may talk to whom and how.
+/// Kinds of namespaces that say who may talk to whom and how.
 const POLICIES: [&str; 3] = ["PeerAuthentication", "NetworkPolicy", "AuthorizationPolicy"];
+/// The kinds of the administrator's tiers.
+const CLUSTER_POLICIES: [PolicyKind; 3] =
+    [PolicyKind::ClusterNetworkPolicy, PolicyKind::AdminNetworkPolicy, PolicyKind::BaselineAdminNetworkPolicy];
 
 /// The key of an object of a kind that Weft reads; `None` for other kinds.
 pub(super) fn key(name: &Name) -> Option<ObjectKey> {
     let kinds = ["Namespace", "Node", "MeshNode", "MeshEndpointSlice", "MeshTrust", "Pod"];
-    let kinds = kinds.into_iter().chain(POLICIES);
+    let kinds = kinds.into_iter().chain(POLICIES).chain(CLUSTER_POLICIES.map(PolicyKind::as_str));
     let kind = kinds.into_iter().find(|kind| *kind == name.kind)?;
     let namespace = match kind {
         "Pod" | "PeerAuthentication" | "NetworkPolicy" | "AuthorizationPolicy" if name.namespace.is_empty() => {
@@ -46,6 +49,22 @@ pub(super) fn key(name: &Name) -> Option<ObjectKey> {
     Some(ObjectKey { kind, namespace, name: name.name.clone() })
 }
 
+/// Whether a manifest of a policy's kind is of the group that has that kind for us: other projects use the same words.
+pub(super) fn is_of_its_group(key: &ObjectKey, value: &Value) -> bool {
+    let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    match key.kind {
+        _ if version.is_empty() => cluster_kind(key).is_none(),
+        "NetworkPolicy" => group == "networking.k8s.io",
+        "AuthorizationPolicy" | "PeerAuthentication" => ["weft.dev", "security.istio.io"].contains(&group),
+        _ => cluster_kind(key).is_none() || group == "policy.networking.k8s.io",
+    }
+}
+
+fn cluster_kind(key: &ObjectKey) -> Option<PolicyKind> {
+    CLUSTER_POLICIES.into_iter().find(|kind| kind.as_str() == key.kind)
+}
+
 /// Converts one manifest; `changed` (seconds since 1970) stands in for an absent creation time.
 pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<Manifest, String> {
     let metadata: Metadata = read(key, value.get("metadata").unwrap_or(&Value::Null))?;
@@ -53,7 +72,7 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<M
         "Namespace" => {
             Ok(Manifest::Plain(Object::Namespace(Namespace { name: key.name.clone(), labels: metadata.labels })))
         }
-        "Node" => node(key, value).map(|n| Manifest::Plain(Object::Node(n))),
+        "Node" => node(key, metadata.labels, value).map(|n| Manifest::Plain(Object::Node(n))),
         "Pod" => pod(key, metadata, value).map(|p| Manifest::Plain(Object::Pod(p))),
         "PeerAuthentication" => {
             let created = created(&metadata, changed)?;
@@ -71,6 +90,10 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<M
             }
             Ok(Manifest::Plain(Object::AuthorizationPolicy(parsed.value)))
         }
+        "ClusterNetworkPolicy" | "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy" => {
+            let kind = cluster_kind(key).unwrap_or(PolicyKind::ClusterNetworkPolicy);
+            Ok(Manifest::Plain(Object::ClusterPolicy(cluster_policy(kind, &key.name, value).value)))
+        }
         "MeshNode" => {
             let node: api::MeshNode = read(key, value)?;
             // a key that is no key is found here, not where it is used
@@ -84,6 +107,10 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<M
 
 /// What of a manifest is not used although the rest of it is: parts of policies, each told of by its path.
 pub(super) fn unused_parts(key: &ObjectKey, value: &Value) -> Vec<String> {
+    if let Some(kind) = cluster_kind(key) {
+        let refusals = cluster_policy(kind, &key.name, value).refusals;
+        return refusals.iter().map(|refusal| format!("{}: {refusal}", title(key))).collect();
+    }
     let refusals = match key.kind {
         "NetworkPolicy" => network_policy(&key.namespace, &key.name, value).refusals,
         "AuthorizationPolicy" => authorization_policy(&key.namespace, &key.name, value).refusals,
@@ -138,14 +165,15 @@ struct NodeAddress {
     address: String,
 }
 
-fn node(key: &ObjectKey, value: &Value) -> Result<Node, String> {
+fn node(key: &ObjectKey, labels: Labels, value: &Value) -> Result<Node, String> {
     let manifest: NodeManifest = read(key, value)?;
     let mut pod_cidrs = manifest.spec.pod_cidrs;
     pod_cidrs.extend(manifest.spec.pod_cidr.filter(|cidr| !pod_cidrs.contains(cidr)));
     let internal = manifest.status.addresses.iter().filter(|a| a.kind == "InternalIP");
     let addresses =
         internal.map(|a| a.address.parse().map_err(|e| format!("{}: address `{}`: {e}", title(key), a.address)));
-    Ok(Node { name: NodeName(key.name.clone()), pod_cidrs, addresses: addresses.collect::<Result<_, _>>()? })
+    let addresses = addresses.collect::<Result<_, _>>()?;
+    Ok(Node { name: NodeName(key.name.clone()), labels, pod_cidrs, addresses })
 }
 
 #[derive(Deserialize)]

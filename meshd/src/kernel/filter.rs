@@ -31,7 +31,7 @@ const REMEMBERED_MAX: usize = 4096;
 pub(super) type Counts = BTreeMap<String, (u64, u64)>;
 
 /// The sets of a wish: name and elements as nft writes them.
-fn sets(filter: &Filter) -> BTreeMap<String, BTreeSet<String>> {
+pub(super) fn sets(filter: &Filter) -> BTreeMap<String, BTreeSet<String>> {
     let mut sets = BTreeMap::new();
     let addresses = [
         ("enrolled", &filter.enrolled),
@@ -75,6 +75,11 @@ fn add(sets: &mut BTreeMap<String, BTreeSet<String>>, name: &str, members: impl 
     sets.insert(format!("{name}6"), v6);
 }
 
+/// Whether a set's elements are ranges, which nft may merge.
+pub(super) fn is_ranges(set: &str) -> bool {
+    ["pod_cidrs", "own_ranges", "guarded_ranges"].contains(&set.trim_end_matches(['4', '6']))
+}
+
 /// Both tables from nothing, replacing what is there in the same transaction.
 pub(super) fn whole(filter: &Filter, tun: &str, counts: &Counts) -> String {
     let mut script = String::new();
@@ -115,7 +120,7 @@ pub(super) fn difference(from: &Filter, to: &Filter) -> String {
     let before = sets(from);
     for (name, wanted) in sets(to) {
         let Some(held) = before.get(&name).filter(|held| **held != wanted) else { continue };
-        if ["pod_cidrs", "own_ranges", "guarded_ranges"].iter().any(|ranges| name.starts_with(ranges)) {
+        if is_ranges(&name) {
             // ranges may merge and split: written anew, they are few
             line(&mut script, format_args!("flush set inet weft {name}"));
             change(&mut script, "add", &name, wanted.iter());

@@ -4,6 +4,7 @@
 //! mesh first, then the filter in one transaction, then routes back to the main table and removals.
 
 mod counters;
+mod elements;
 mod filter;
 mod generation;
 mod link;
@@ -17,12 +18,14 @@ mod trace;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ::policy::nft::Program;
 use anyhow::{Context as _, anyhow, bail};
 use plan::{Desired, Filter, Route};
 use rtnetlink::{Handle, IpVersion};
 
+use self::elements::Elements;
 use self::listing::Listing;
 
 pub(crate) use counters::{Observed, SeenFlow};
@@ -46,6 +49,9 @@ const MTU_MIN: u32 = 1280;
 
 /// Of this many looks one reads the pins although no rule has changed: a link that goes takes its chain along silently.
 const FULL_LOOK: u32 = 8;
+/// A look at every element may take one part in so many of the time: a node whose rules others change all the time, and
+/// whose sets are large, is looked through less often.
+const LOOK_SHARE: u32 = 20;
 
 /// The kernel state of this node.
 pub(crate) struct Kernel {
@@ -63,6 +69,10 @@ pub(crate) struct Kernel {
     generation: Option<u32>,
     /// How often was looked.
     looks: u32,
+    /// Somebody changed rules since every element was looked at.
+    elements_due: bool,
+    /// When that may be done next.
+    elements_after: Option<Instant>,
 }
 
 /// The link that peers reach this node at.
@@ -103,6 +113,8 @@ impl Kernel {
             rules: Program::default(),
             generation: None,
             looks: 0,
+            elements_due: false,
+            elements_after: None,
         })
     }
 
@@ -252,7 +264,8 @@ impl Kernel {
         } else {
             true
         };
-        if whole {
+        self.elements_due |= is_foreign;
+        if whole && self.has_elements().await {
             self.generation = Some(generation);
         } else {
             drift.push("packet filter");
@@ -265,6 +278,20 @@ impl Kernel {
             self.routes = None;
         }
         Ok(drift)
+    }
+
+    /// Whether our sets hold what was put into them, as far as it is time to look.
+    async fn has_elements(&mut self) -> bool {
+        let begin = Instant::now();
+        let Some(filter) = self.filter.as_ref().filter(|_| self.elements_due) else { return true };
+        if self.elements_after.is_some_and(|after| begin < after) {
+            return true;
+        }
+        let elements = Elements::of(&[&["inet weft"], Listing::tables_of(&self.rules)].concat()).await;
+        let has_all = elements.has_mesh(filter) && elements.has_policies(&self.rules);
+        self.elements_due = false;
+        self.elements_after = Some(begin + begin.elapsed().max(Duration::from_millis(1)) * LOOK_SHARE);
+        has_all
     }
 
     /// Whether the pin of a link is in the kernel with exactly this content.

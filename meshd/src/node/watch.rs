@@ -14,8 +14,9 @@ impl Node {
         match event {
             Event::Init => self.view_handle(ViewEvent::Init),
             Event::InitDone => self.view_handle(ViewEvent::InitDone),
-            // the primary network enforces these
-            Event::Apply(Manifest::Plain(Object::NetworkPolicy(_))) if self.config.no_network_policy => {}
+            // the primary network enforces these; a Baseline rule needs to know of every NetworkPolicy
+            Event::Apply(Manifest::Plain(Object::NetworkPolicy(_) | Object::ClusterPolicy(_)))
+                if self.config.no_network_policy => {}
             Event::Apply(Manifest::Plain(object)) => self.view_handle(ViewEvent::Apply(object)),
             Event::Apply(Manifest::MeshNode(node)) => {
                 let name = NodeName(node.metadata.name.clone());

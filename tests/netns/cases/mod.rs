@@ -9,6 +9,8 @@ mod mtu;
 mod policy;
 mod policy_kernel;
 mod policy_matrix;
+mod policy_random;
+mod policy_tiers;
 mod policy_told;
 mod start;
 mod stock;
@@ -29,6 +31,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(mtu::CASES);
     all.extend_from_slice(policy_kernel::CASES);
     all.extend_from_slice(policy_matrix::CASES);
+    all.extend_from_slice(policy_tiers::CASES);
     all.extend_from_slice(policy_told::CASES);
     all.extend_from_slice(start::CASES);
     all.extend_from_slice(stock::CASES);

@@ -537,4 +537,35 @@ fn flushed() {
         println!("{flush:?} repaired within {took:?}");
         assert!(took < Duration::from_millis(2_000), "{flush:?} took {took:?}");
     }
+    elements(&lab);
+}
+
+/// Single elements and whole sets that somebody takes out by hand, in every table of ours, and one that somebody puts in.
+fn elements(lab: &Lab) {
+    let [a, a6] = lab.ips("demo/a");
+    let far = lab.ip("demo/far", false);
+    for (change, table, set) in [
+        ("flush set inet weft keyed4".to_owned(), "inet weft", "keyed4"),
+        ("flush set inet weft enrolled6".to_owned(), "inet weft", "enrolled6"),
+        (format!("delete element inet weft local4 {{ {a} }}"), "inet weft", "local4"),
+        ("flush set inet weft pod_cidrs4".to_owned(), "inet weft", "pod_cidrs4"),
+        (format!("add element inet weft clear4 {{ {far} }}"), "inet weft", "clear4"),
+        ("flush map ip weft_policy inbound_network".to_owned(), "ip weft_policy", "inbound_network"),
+        (format!("delete element ip6 weft_policy outbound_network {{ {a6} }}"), "ip6 weft_policy", "outbound_network"),
+        ("flush set ip weft_policy judged".to_owned(), "ip weft_policy", "judged"),
+    ] {
+        let what = if set.ends_with("network") { "map" } else { "set" };
+        let list = || {
+            let words = [&["nft", "-n", "list", what][..], &table.split(' ').collect::<Vec<_>>(), &[set]].concat();
+            let text = String::from_utf8_lossy(&lab.exec("node/n1", &words).stdout).into_owned();
+            text.split_once("elements = ").map(|(_, held)| held.to_owned())
+        };
+        let before = list();
+        let begin = Instant::now();
+        lab.must("node/n1", &["nft", &change]);
+        eventually(&format!("`{change}` is put back"), SOON, || (list() == before).then_some(()));
+        let took = begin.elapsed();
+        println!("`{change}` repaired within {took:?}");
+        assert!(took < Duration::from_millis(2_000), "`{change}` took {took:?}");
+    }
 }

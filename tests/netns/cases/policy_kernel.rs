@@ -13,6 +13,7 @@ use policy::rule_set::{
 };
 use policy::{Blocks, Flow, PolicyKind, PolicyRef, Protocol, RuleRef, WorkloadId, nft};
 
+use super::policy_random;
 use crate::shell::run;
 
 pub const CASES: &[(&str, fn())] = &[
@@ -24,12 +25,12 @@ pub const CASES: &[(&str, fn())] = &[
 const PROBES: usize = 10_000;
 /// Rule sets that they are spread over; each replaces the one before by the smallest difference.
 const ROUNDS: usize = 40;
-const NODE: &str = "here";
+pub const NODE: &str = "here";
 /// Difference between an address and its mark: a probe of this traffic class is a member's.
 const MEMBER_CLASS: u8 = 1 << 2;
 
 /// A small generator of numbers that look random and are the same in each run (xorshift, Marsaglia 2003).
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -39,15 +40,15 @@ impl Dice {
         self.0
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(limit).unwrap()).unwrap()
     }
 
-    fn one_in(&mut self, of: usize) -> bool {
+    pub fn one_in(&mut self, of: usize) -> bool {
         self.below(of) == 0
     }
 
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }
@@ -366,7 +367,12 @@ fn agree() {
     let mut began: BTreeMap<(u8, IpAddr, IpAddr), ()> = BTreeMap::new();
     let (mut passed, mut denied, mut cut) = (0, 0, 0);
     for round in 0..ROUNDS {
-        let rules = random_rule_set(dice);
+        // every other one is of the administrator's tiers, by way of the compiler
+        let rules = if round % 2 == 0 {
+            random_rule_set(dice)
+        } else {
+            policy_random::tiers(dice, &[addresses(false), addresses(true)])
+        };
         let program = nft::Program::of(&rules, &nft::Here { node: NODE, members: &members });
         apply(&held.difference(&program));
         held = program;

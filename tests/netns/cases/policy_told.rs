@@ -112,6 +112,27 @@ fn trace() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no pod demo/nobody"));
 }
 
+/// Every field of a node's status is explained in its page.
+fn documented(status: &Value) {
+    const PAGE: &str = include_str!("../../../docs/status.md");
+    // their fields are names that come and go
+    const NAMES: [&str; 3] = ["drops", "policy_denied_by_reason", "ports"];
+    let mut unknown = Vec::new();
+    let mut left = vec![status];
+    while let Some(value) = left.pop() {
+        left.extend(value.as_array().into_iter().flatten());
+        for (name, field) in value.as_object().into_iter().flatten() {
+            if !PAGE.contains(&format!("`{name}`")) {
+                unknown.push(name.clone());
+            }
+            if !NAMES.contains(&name.as_str()) {
+                left.push(field);
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "docs/status.md says nothing of {unknown:?}");
+}
+
 fn refused() {
     let lab = five("nodes: 2");
     let mut agents = Agents::start(&lab, &FIVE);
@@ -159,6 +180,7 @@ fn refused() {
     for part in ["sa/b", "sa/far", "NetworkPolicy demo/only-a", "isolated", "rule=-"] {
         assert!(lines[0].contains(part), "{} lacks {part}", lines[0]);
     }
+    documented(&lab.ask("n2", "status"));
     // the same flow again is counted, and is no other line
     let before = row["count"].as_u64().expect("a count");
     until(&mut agents, false, "demo/b", "demo/far", "TCP", 80);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use identity::Epoch;
-use policy::Mode;
+use policy::{Labels, Mode};
 use proptest::prelude::*;
 
 use super::*;
@@ -47,7 +47,12 @@ impl World {
     /// Ranges and addresses of nodes are unknown from here on.
     fn forget_ranges(&mut self) {
         for name in ["n1", "n2"] {
-            self.apply(Object::Node(Node { name: node(name), pod_cidrs: vec![], addresses: vec![] }));
+            self.apply(Object::Node(Node {
+                name: node(name),
+                labels: Labels::new(),
+                pod_cidrs: vec![],
+                addresses: vec![],
+            }));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a node is to look like, and what must never be wished for.
 
-use policy::Mode;
+use policy::{Labels, Mode};
 use proptest::prelude::*;
 
 use super::*;
@@ -39,7 +39,7 @@ fn slice(on: &str, revision: u64, endpoints: impl IntoIterator<Item = (IpAddr, E
 
 fn range(name: &str, cidr: &str) -> Event {
     let pod_cidrs = vec![cidr.parse().unwrap()];
-    Event::Apply(Object::Node(Node { name: node(name), pod_cidrs, addresses: vec![] }))
+    Event::Apply(Object::Node(Node { name: node(name), labels: Labels::new(), pod_cidrs, addresses: vec![] }))
 }
 
 /// Node n1 with pod a (10.1.0.5) attached, node n2 with 10.2.0.7 as the slice says.
@@ -271,6 +271,7 @@ fn a_workload_does_not_get_the_nodes_own_address() {
 fn a_range_that_swallows_this_nodes_workloads_or_a_nodes_address_does_not_capture_them() {
     let (mut view, here) = world(Mode::Permissive, endpoint(Some(web()), true));
     let swallowing = Node {
+        labels: Labels::new(),
         name: node("n2"),
         pod_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()],
         addresses: vec![ip("192.0.2.2")],

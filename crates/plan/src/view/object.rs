@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use identity::{Epoch, NodeName, SpiffeId, Suite};
 use ipnet::IpNet;
-use policy::{AuthorizationPolicy, EffectiveMode, Labels, NamedPort, NetworkPolicy, PeerAuthentication};
+use policy::{AuthorizationPolicy, ClusterPolicy, EffectiveMode, Labels, NamedPort, NetworkPolicy, PeerAuthentication};
 
 /// What an object is called: its kind, its namespace (empty for cluster-scoped kinds) and its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,8 @@ pub enum Object {
     NetworkPolicy(NetworkPolicy),
     /// AuthorizationPolicy of `weft.dev`.
     AuthorizationPolicy(AuthorizationPolicy),
+    /// A policy of the administrator's tiers (`policy.networking.k8s.io`), of any of the three kinds.
+    ClusterPolicy(ClusterPolicy),
     /// `weft.dev` MeshNode: what a node says of itself, with the controller's answer.
     MeshNode(Box<MeshNode>),
     /// `weft.dev` MeshEndpointSlice, its signature already verified by the shell.
@@ -78,6 +80,8 @@ pub struct Pod {
 pub struct Node {
     /// `metadata.name`.
     pub name: NodeName,
+    /// `metadata.labels`, which the administrator's policies can select by.
+    pub labels: Labels,
     /// `spec.podCIDRs`: addresses outside are refused in a node's report, where this is known.
     pub pod_cidrs: Vec<IpNet>,
     /// `status.addresses` of type InternalIP.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use policy::EffectiveMode;
+use policy::{EffectiveMode, Labels};
 use proptest::prelude::*;
 
 use super::*;
@@ -106,10 +106,21 @@ fn one_object_more_than_there_is_room_for_is_refused_and_known_ones_still_change
     let mut view = ClusterView::default();
     for index in 0..NODES_MAX {
         let name = NodeName(format!("n{index}"));
-        view.handle(Event::Apply(Object::Node(Node { name, pod_cidrs: vec![], addresses: vec![] }))).unwrap();
+        view.handle(Event::Apply(Object::Node(Node {
+            name,
+            labels: Labels::new(),
+            pod_cidrs: vec![],
+            addresses: vec![],
+        })))
+        .unwrap();
     }
     let node = |name: &str, addresses| {
-        Event::Apply(Object::Node(Node { name: NodeName(name.to_owned()), pod_cidrs: vec![], addresses }))
+        Event::Apply(Object::Node(Node {
+            name: NodeName(name.to_owned()),
+            labels: Labels::new(),
+            pod_cidrs: vec![],
+            addresses,
+        }))
     };
     assert!(matches!(view.handle(node("one-more", vec![])), Err(ViewError::Full { kind: "Node", .. })));
     assert_eq!(view.handle(node("n0", vec!["192.0.2.1".parse().unwrap()])), Ok(true));

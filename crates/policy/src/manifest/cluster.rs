@@ -19,7 +19,8 @@ const PRIORITY_MAX: u64 = 1000;
 
 /// Reads a policy of one of the three kinds. Its API says how a rule that cannot be read fails closed: one that accepts
 /// matches nothing, one that denies or passes denies everything. When the policy's tier, priority or subject cannot be read,
-/// only its rules that deny are left, for every pod.
+/// only its rules that deny are left, for every pod. When there is no `spec`, or a field in it that nobody knows (which may be
+/// the list of rules, misspelled), whatever the rules leave over is denied, both ways.
 #[must_use]
 pub fn cluster_policy(kind: PolicyKind, name: &str, manifest: &Value) -> Parsed<ClusterPolicy> {
     let mut notes = Notes::default();
@@ -31,7 +32,7 @@ pub fn cluster_policy(kind: PolicyKind, name: &str, manifest: &Value) -> Parsed<
             &["tier", "priority", "subject", "ingress", "egress"]
         }
     };
-    notes.is_object(&spec, known, Effect::LeftOut);
+    let is_whole = notes.is_object(&spec, known, Effect::Closed);
     let tier = tier(kind, &spec, &mut notes);
     let priority = priority(kind, &spec, &mut notes);
     let subject = subject(&spec, &mut notes);
@@ -40,6 +41,9 @@ pub fn cluster_policy(kind: PolicyKind, name: &str, manifest: &Value) -> Parsed<
         let mut rules = spec.field(name).map_or_else(Vec::new, |place| rules(&place, peers, &mut notes));
         if !is_read {
             rules.iter_mut().filter(|rule| rule.action != ClusterAction::Deny).for_each(|rule| *rule = nothing());
+        }
+        if !is_whole {
+            rules.push(deny_all());
         }
         rules
     };
@@ -115,13 +119,17 @@ fn pods_of(place: &Place<'_>, notes: &mut Notes, effect: Effect) -> Option<PodsO
     Some(PodsOf { namespaces: namespaces?, pods: pods? }).filter(|_| is_read)
 }
 
+/// A rule that matches everything.
+fn deny_all() -> ClusterRule {
+    ClusterRule { action: ClusterAction::Deny, peers: None, ports: None }
+}
+
 /// A rule that matches nothing; it keeps the place of one.
 fn nothing() -> ClusterRule {
     ClusterRule { action: ClusterAction::Pass, peers: Some(Vec::new()), ports: None }
 }
 
 fn rules(place: &Place<'_>, peers: &str, notes: &mut Notes) -> Vec<ClusterRule> {
-    let deny_all = || ClusterRule { action: ClusterAction::Deny, peers: None, ports: None };
     let Some(items) = place.items() else {
         notes.wrong_type(place, "a list of rules", Effect::Closed);
         return vec![deny_all()];

@@ -153,6 +153,17 @@ impl Program {
         framed.into_iter().map(|name| (name, 1)).chain(own)
     }
 
+    /// What every set and map in the table of a family, `ip` or `ip6`, holds as nft writes it.
+    pub fn elements(&self, family: &str) -> impl Iterator<Item = (&str, BTreeSet<String>)> {
+        let table = if family == V4.ip { &self.v4 } else { &self.v6 };
+        let sets =
+            table.sets.iter().map(|(name, ips)| (name.as_str(), ips.iter().map(|ip| member(name, ip)).collect()));
+        let maps = table.maps.iter().map(|(name, verdicts)| {
+            (name.as_str(), verdicts.iter().map(|(ip, verdict)| format!("{ip} : {verdict}")).collect())
+        });
+        sets.chain(maps)
+    }
+
     fn families(&self) -> [(Family, &Table); 2] {
         [(V4, &self.v4), (V6, &self.v6)]
     }

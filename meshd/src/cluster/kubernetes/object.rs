@@ -31,12 +31,17 @@ const fn built_in(kind: &'static str, plural: &'static str) -> KindName {
     KindName { group: "", version: "v1", kind, plural, optional: false }
 }
 
+/// A kind of the administrator's tiers (network-policy-api), where it is installed.
+const fn administrators(kind: &'static str, version: &'static str, plural: &'static str) -> KindName {
+    KindName { group: "policy.networking.k8s.io", version, kind, plural, optional: true }
+}
+
 pub(super) const MESH_NODE: KindName = ours("MeshNode", "meshnodes");
 pub(super) const MESH_ENDPOINT_SLICE: KindName = ours("MeshEndpointSlice", "meshendpointslices");
 pub(super) const MESH_TRUST: KindName = ours("MeshTrust", "meshtrusts");
 
 /// Everything that is watched.
-pub(super) const WATCHED: [KindName; 9] = [
+pub(super) const WATCHED: [KindName; 12] = [
     built_in("Namespace", "namespaces"),
     built_in("Node", "nodes"),
     built_in("Pod", "pods"),
@@ -51,6 +56,9 @@ pub(super) const WATCHED: [KindName; 9] = [
     MESH_NODE,
     MESH_ENDPOINT_SLICE,
     MESH_TRUST,
+    administrators("ClusterNetworkPolicy", "v1alpha2", "clusternetworkpolicies"),
+    administrators("AdminNetworkPolicy", "v1alpha1", "adminnetworkpolicies"),
+    administrators("BaselineAdminNetworkPolicy", "v1alpha1", "baselineadminnetworkpolicies"),
 ];
 
 impl KindName {
@@ -66,7 +74,8 @@ impl KindName {
     pub(super) fn key(&self, object: &Raw) -> Option<ObjectKey> {
         let metadata = &object.metadata;
         let name = metadata.name.clone().unwrap_or_default();
-        let name = if self.optional { format!("{}/{name}", self.group) } else { name };
+        let is_ours_too = WATCHED.iter().any(|other| other.kind == self.kind && !other.optional);
+        let name = if self.optional && is_ours_too { format!("{}/{name}", self.group) } else { name };
         let namespace = metadata.namespace.clone().unwrap_or_default();
         convert::key(&Name { kind: self.kind.to_owned(), namespace, name })
     }
