@@ -7,6 +7,8 @@ mod attack;
 #[path = "../netns/lab.rs"]
 #[allow(dead_code, reason = "the namespace cases use all of it")]
 mod lab;
+mod policies;
+mod policy;
 mod programs;
 mod report;
 mod sections;

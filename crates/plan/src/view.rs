@@ -1,6 +1,7 @@
 //! The cluster as plain data: objects in by events, a re-list replaces everything at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use identity::NodeName;
 use policy::{AuthorizationPolicy, ClusterPolicy, Labels, NetworkPolicy, PeerAuthentication};
@@ -47,11 +48,11 @@ pub struct ClusterView {
     /// By namespace and name.
     pub peer_authentications: BTreeMap<(String, String), PeerAuthentication>,
     /// By namespace and name.
-    pub network_policies: BTreeMap<(String, String), NetworkPolicy>,
+    pub network_policies: BTreeMap<(String, String), Arc<NetworkPolicy>>,
     /// By namespace and name.
-    pub authorization_policies: BTreeMap<(String, String), AuthorizationPolicy>,
+    pub authorization_policies: BTreeMap<(String, String), Arc<AuthorizationPolicy>>,
     /// By kind and name.
-    pub cluster_policies: BTreeMap<(String, String), ClusterPolicy>,
+    pub cluster_policies: BTreeMap<(String, String), Arc<ClusterPolicy>>,
     /// By name.
     pub mesh_nodes: BTreeMap<NodeName, MeshNode>,
     /// By node.
@@ -233,15 +234,15 @@ impl ClusterView {
             }
             Object::NetworkPolicy(it) => {
                 let key = (it.namespace.clone(), it.name.clone());
-                insert("NetworkPolicy", OBJECTS_MAX, &mut self.network_policies, key, it)
+                insert("NetworkPolicy", OBJECTS_MAX, &mut self.network_policies, key, it.into())
             }
             Object::AuthorizationPolicy(it) => {
                 let key = (it.namespace.clone(), it.name.clone());
-                insert("AuthorizationPolicy", OBJECTS_MAX, &mut self.authorization_policies, key, it)
+                insert("AuthorizationPolicy", OBJECTS_MAX, &mut self.authorization_policies, key, it.into())
             }
             Object::ClusterPolicy(it) => {
                 let kind = it.kind.as_str();
-                insert(kind, OBJECTS_MAX, &mut self.cluster_policies, (kind.to_owned(), it.name.clone()), it)
+                insert(kind, OBJECTS_MAX, &mut self.cluster_policies, (kind.to_owned(), it.name.clone()), it.into())
             }
             Object::MeshNode(it) => insert("MeshNode", NODES_MAX, &mut self.mesh_nodes, it.name.clone(), *it),
             Object::MeshEndpointSlice(it) => self.apply_slice(it),

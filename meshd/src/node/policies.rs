@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use plan::{ClusterView, Here, LocalAttachment, policies};
-use policy::nft::{self, Program};
+use policy::nft::{self, Program, Scribe};
 use policy::{Compiler, Policies, RuleSet};
 
 use super::refused::Refused;
@@ -13,6 +13,7 @@ use super::refused::Refused;
 #[derive(Default)]
 pub(super) struct PolicyState {
     compiler: Compiler,
+    scribe: Scribe,
     seen: Option<Seen>,
     /// What the judge reads, so that a refusal can be explained.
     rules: RuleSet,
@@ -47,7 +48,7 @@ impl PolicyState {
         if view.has_policies() {
             let world = policies::world(view, here);
             self.rules = self.compiler.compile(&policies::policies(view), &world, Some(&here.node.0));
-            self.program = Program::of(&self.rules, &nft::Here { node: &here.node.0, members: &seen.members });
+            self.program = self.scribe.program(&self.rules, &nft::Here { node: &here.node.0, members: &seen.members });
         } else {
             (self.rules, self.program) = (RuleSet::default(), Program::default());
         }

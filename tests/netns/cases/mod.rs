@@ -12,6 +12,7 @@ mod policy_matrix;
 mod policy_random;
 mod policy_tiers;
 mod policy_told;
+mod policy_world;
 mod start;
 mod stock;
 mod wire;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(policy_matrix::CASES);
     all.extend_from_slice(policy_tiers::CASES);
     all.extend_from_slice(policy_told::CASES);
+    all.extend_from_slice(policy_world::CASES);
     all.extend_from_slice(start::CASES);
     all.extend_from_slice(stock::CASES);
     all.extend_from_slice(wire::CASES);

@@ -193,7 +193,7 @@ fn new_pod() {
 }
 
 /// Lines that a child prints, as they come.
-fn lines_of(child: &mut Child) -> std::sync::mpsc::Receiver<String> {
+pub fn lines_of(child: &mut Child) -> std::sync::mpsc::Receiver<String> {
     let (send, receive) = std::sync::mpsc::channel();
     let out = BufReader::new(child.stdout.take().expect("piped"));
     std::thread::spawn(move || {

@@ -8,7 +8,7 @@ use super::sets::{Definition, HasPort, Namespaces, Selection, Sets};
 use crate::authorization_policy::{AuthorizationAction, AuthorizationPolicy, PeerTerms, Target};
 use crate::cluster_policy::{ClusterAction, ClusterPeer, ClusterPolicy, ClusterPort};
 use crate::network_policy::{NetworkPeer, NetworkPolicy, NetworkPort};
-use crate::rule_set::{Action, PeerMatch, PortRange, Ports, Proof, Rule};
+use crate::rule_set::{Action, PeerMatch, PortRange, Ports, Proof, Rule, SetKey};
 use crate::selector::Selector;
 use crate::verdict::{Direction, PolicyRef, RuleRef};
 use crate::workload::Protocol;
@@ -19,6 +19,8 @@ pub(super) struct Scribe<'a> {
     pub(super) sets: &'a mut Sets,
     pub(super) subject: &'a Known,
     pub(super) direction: Direction,
+    /// The sets that the rules name.
+    pub(super) requested: BTreeSet<SetKey>,
 }
 
 /// What the other end and the ports have to be, in one alternative.
@@ -94,13 +96,7 @@ impl Scribe<'_> {
             ),
         ];
         let asked = conditions.into_iter().filter_map(|(definition, inside, proof)| Some((definition?, inside, proof)));
-        asked
-            .map(|(definition, inside, proof)| PeerMatch {
-                set: self.sets.request(definition, self.index),
-                inside,
-                proof,
-            })
-            .collect()
+        asked.map(|(definition, inside, proof)| PeerMatch { set: self.set(definition), inside, proof }).collect()
     }
 
     /// What peers and ports of NetworkPolicy come to. A list that leaves nobody or no port gives no alternative at all.
@@ -158,12 +154,18 @@ impl Scribe<'_> {
         found
     }
 
+    fn set(&mut self, definition: Definition) -> SetKey {
+        let key = self.sets.request(definition, self.index);
+        self.requested.insert(key.clone());
+        key
+    }
+
     fn alternative(&mut self, peers: Option<Definition>, ports: Ports) -> Option<Alternative> {
         let Some(definition) = peers else { return Some((Vec::new(), ports)) };
         if definition.selections.is_empty() && definition.blocks.is_empty() {
             return None;
         }
-        let set = self.sets.request(definition, self.index);
+        let set = self.set(definition);
         Some((vec![PeerMatch { set, inside: true, proof: Proof::Unneeded }], ports))
     }
 }

@@ -157,20 +157,26 @@ fn add<'a>(selection: &Selection, among: impl Iterator<Item = (&'a WorkloadId, &
     }
 }
 
-/// The sets that are in use, kept from one compilation to the next.
+/// The sets that chains name, kept from one compilation to the next.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    held: BTreeMap<SetKey, (Definition, Arc<PeerSet>)>,
-    used: BTreeSet<SetKey>,
+    held: BTreeMap<SetKey, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    definition: Definition,
+    set: Arc<PeerSet>,
+    /// How many chains name it.
+    chains: usize,
 }
 
 impl Sets {
     /// Brings the held sets from one world to the next: only what changed is looked at again.
     pub(super) fn update(&mut self, before: &Index, index: &Index) {
-        self.used.clear();
         let changed = index.changed_since(before);
         let nodes_changed = before.nodes != index.nodes;
-        for (definition, set) in self.held.values_mut() {
+        for Held { definition, set, .. } in self.held.values_mut() {
             if nodes_changed && definition.is_about_nodes() {
                 let fresh = definition.evaluate(index);
                 if **set != fresh {
@@ -185,17 +191,38 @@ impl Sets {
     /// The key of a definition's set, which is made if it is new.
     pub(super) fn request(&mut self, definition: Definition, index: &Index) -> SetKey {
         let key = definition.key();
-        if self.used.insert(key.clone()) && !self.held.contains_key(&key) {
+        if !self.held.contains_key(&key) {
             let set = Arc::new(definition.evaluate(index));
-            self.held.insert(key.clone(), (definition, set));
+            self.held.insert(key.clone(), Held { definition, set, chains: 0 });
         }
         key
     }
 
-    /// The sets that were requested since the update; others are forgotten.
-    pub(super) fn finish(&mut self) -> BTreeMap<SetKey, Arc<PeerSet>> {
-        self.held.retain(|key, _| self.used.contains(key));
-        self.held.iter().map(|(key, (_, set))| (key.clone(), Arc::clone(set))).collect()
+    /// One chain more names these.
+    pub(super) fn hold(&mut self, keys: &BTreeSet<SetKey>) {
+        for key in keys {
+            if let Some(held) = self.held.get_mut(key) {
+                held.chains += 1;
+            }
+        }
+    }
+
+    /// One chain less names these.
+    pub(super) fn release(&mut self, keys: &BTreeSet<SetKey>) {
+        for key in keys {
+            if let Some(held) = self.held.get_mut(key) {
+                held.chains = held.chains.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Forgets those that no chain names.
+    pub(super) fn forget_unheld(&mut self) {
+        self.held.retain(|_, held| held.chains > 0);
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<SetKey, Arc<PeerSet>> {
+        self.held.iter().map(|(key, held)| (key.clone(), Arc::clone(&held.set))).collect()
     }
 }
 

@@ -54,8 +54,8 @@ proptest! {
         mut policies in policies(), more in policies(), world in world(),
     ) {
         let before = judged(&compile(&policies, &world), &world);
-        let rules: Vec<_> = more.network.into_iter().flat_map(|p| p.ingress).flatten().collect();
-        for policy in &mut policies.network {
+        let rules: Vec<_> = more.network.iter().flat_map(|p| p.ingress.clone()).flatten().collect();
+        for policy in policies.network.iter_mut().map(Arc::make_mut) {
             policy.ingress.iter_mut().chain(policy.egress.iter_mut()).for_each(|list| list.extend(rules.clone()));
         }
         let after = judged(&compile(&policies, &world), &world);
@@ -72,7 +72,7 @@ proptest! {
         let with = |action| {
             let mut policies = policies.clone();
             let mut added = more.authorization.clone();
-            for policy in &mut added {
+            for policy in added.iter_mut().map(Arc::make_mut) {
                 policy.action = action;
                 policy.name.push_str("-added");
             }

@@ -80,19 +80,19 @@ impl Gatherer {
         match kind {
             PolicyKind::NetworkPolicy => {
                 let parsed = network_policy(namespace, name, manifest);
-                self.policies.network.push(parsed.value);
+                self.policies.network.push(parsed.value.into());
                 parsed.refusals
             }
             PolicyKind::AuthorizationPolicy => {
                 let parsed = authorization_policy(namespace, name, manifest);
-                self.policies.authorization.push(parsed.value);
+                self.policies.authorization.push(parsed.value.into());
                 parsed.refusals
             }
             PolicyKind::ClusterNetworkPolicy
             | PolicyKind::AdminNetworkPolicy
             | PolicyKind::BaselineAdminNetworkPolicy => {
                 let parsed = cluster_policy(kind, name, manifest);
-                self.policies.cluster.push(parsed.value);
+                self.policies.cluster.push(parsed.value.into());
                 parsed.refusals
             }
         }

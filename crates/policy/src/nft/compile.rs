@@ -1,9 +1,10 @@
-//! From the rule set to tables: one chain for each stage of each distinct list of rules, verdict maps for single peers.
+//! From the rule set to tables: one chain for each stage of each distinct list of rules, sets and verdict maps for peers.
 //!
-//! The address at the other end of a flow is found in one lookup, however many rules name it: rules of one action that
-//! follow each other become one verdict map from address to ports. Large sets (a whole cluster's pods), and those in
-//! rules with several conditions, are named sets shared by all chains that use them; loading is slow with very many of
-//! those, because the kernel finds them by walking a list.
+//! The other end of a flow is found in one lookup for each protocol, however many rules name it: rules of one action
+//! that follow each other become one set of addresses with ports for each protocol, and one verdict map from address to
+//! ports for what is not a list of single ports. Large sets (a whole cluster's pods), and those in rules with several
+//! conditions, are named sets shared by all chains that use them; loading is slow with very many of those, because the
+//! kernel finds them by walking a list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,52 +12,137 @@ use std::sync::Arc;
 
 use super::program::{CONTESTED, JUDGED, MEMBERS, NODE, SELVES, Table};
 use super::text::{self, hash};
-use super::{Here, LAYERS, Layer};
-use crate::rule_set::{Action, ChainKey, Otherwise, PeerMatch, PeerSet, Ports, Proof, Rule, RuleSet, Stage};
+use super::{Here, LAYERS, Layer, Program};
+use crate::rule_set::{
+    Action, Chain, ChainKey, Otherwise, PeerMatch, PeerSet, Ports, Proof, Rule, RuleSet, SetKey, Stage,
+};
 use crate::verdict::{Direction, Reason};
+use crate::workload::Protocol;
 
-/// Most addresses of a set that go into a chain's verdict map, element by element.
+/// Most addresses of a set that go into a chain's own sets and maps, element by element.
 const SINGLE_MAX: usize = 256;
+/// Most elements, addresses times ports, that one rule adds to a set of addresses with ports; with more of them the ports
+/// are a chain of their own, that the addresses lead to.
+const PAIRS_MAX: usize = 1024;
 
-/// Compiles the rules of one family.
-pub(super) fn table(rules: &RuleSet, here: &Here<'_>, is_v4: bool) -> Table {
-    let mut compiler = Compiler { rules, is_v4, table: Table::default() };
-    let local = rules.workloads.values().filter(|subject| subject.node.as_deref() == Some(here.node));
-    let of_family = |ips: &BTreeSet<IpAddr>| -> BTreeSet<IpAddr> {
-        ips.iter().filter(|ip| ip.is_ipv4() == is_v4).copied().collect()
-    };
-    let mut users: BTreeMap<(Direction, &ChainKey), BTreeSet<IpAddr>> = BTreeMap::new();
-    let mut judged = BTreeSet::new();
-    for subject in local {
-        let own = of_family(&subject.addresses);
-        for (side, key) in [(Direction::Outbound, &subject.outbound), (Direction::Inbound, &subject.inbound)] {
-            let Some(key) = key else { continue };
-            judged.extend(&own);
-            users.entry((side, key)).or_default().extend(&own);
-        }
-    }
-    for side in text::DIRECTIONS {
-        for layer in LAYERS {
-            compiler.table.maps.insert(text::hook_map(side, layer), BTreeMap::new());
-        }
-    }
-    for ((side, key), ips) in users {
-        compiler.subjects(side, key, &ips);
-    }
-    let own_node = rules.nodes.get(here.node).map(&of_family).unwrap_or_default();
-    let fixed = [
-        (SELVES, judged.clone()),
-        (JUDGED, judged),
-        (NODE, own_node),
-        (CONTESTED, of_family(&rules.contested)),
-        (MEMBERS, of_family(here.members)),
-    ];
-    let mut table = compiler.table;
-    table.sets.extend(fixed.map(|(name, ips)| (name.to_owned(), Arc::new(ips))));
-    table
+/// Compiles again and again, each time from the whole: only chains are written anew that changed, or a set of which did.
+/// What it gives depends on its arguments alone.
+#[derive(Debug, Default)]
+pub struct Scribe {
+    held: BTreeMap<(Direction, ChainKey), Written>,
 }
 
-struct Compiler<'a> {
+/// A chain as it was written, and what it was written from.
+#[derive(Debug)]
+struct Written {
+    chain: Arc<Chain>,
+    sets: Vec<(SetKey, Option<Arc<PeerSet>>)>,
+    /// IPv4 and IPv6.
+    families: [Piece; 2],
+}
+
+/// What one chain needs of a table.
+#[derive(Debug, Default)]
+struct Piece {
+    /// Where each layer begins, in the order of [`LAYERS`]; `None` where it has no stages.
+    begins: [Option<String>; 2],
+    table: Table,
+}
+
+impl Scribe {
+    /// The rules about one node's workloads.
+    #[must_use]
+    pub fn program(&mut self, rules: &RuleSet, here: &Here<'_>) -> Program {
+        let local = || rules.workloads.values().filter(|subject| subject.node.as_deref() == Some(here.node));
+        let mut users: BTreeMap<(Direction, &ChainKey), BTreeSet<IpAddr>> = BTreeMap::new();
+        let mut judged = BTreeSet::new();
+        for subject in local() {
+            for (side, key) in [(Direction::Outbound, &subject.outbound), (Direction::Inbound, &subject.inbound)] {
+                let Some(key) = key else { continue };
+                judged.extend(&subject.addresses);
+                users.entry((side, key)).or_default().extend(&subject.addresses);
+            }
+        }
+        let mut held = std::mem::take(&mut self.held);
+        for (side, key) in users.keys() {
+            let Some(chain) = rules.chains.get(*key) else { continue };
+            let name = (*side, (*key).clone());
+            let written = held.remove(&name).filter(|written| written.is_of(chain, rules));
+            self.held.insert(name, written.unwrap_or_else(|| Written::new(chain, *side, key, rules)));
+        }
+        let table = |is_v4: bool| {
+            let mut table = Table::default();
+            let mut maps: BTreeMap<String, BTreeMap<IpAddr, String>> = BTreeMap::new();
+            for side in text::DIRECTIONS {
+                for layer in LAYERS {
+                    maps.insert(text::hook_map(side, layer), BTreeMap::new());
+                }
+            }
+            for ((side, key), written) in &self.held {
+                let piece = if is_v4 { &written.families[0] } else { &written.families[1] };
+                table.add(&piece.table);
+                let ips = users.get(&(*side, key)).into_iter().flatten().filter(|ip| ip.is_ipv4() == is_v4);
+                for (layer, begin) in LAYERS.into_iter().zip(&piece.begins) {
+                    let Some(begin) = begin else { continue };
+                    let entries = ips.clone().map(|ip| (*ip, format!("goto {begin}")));
+                    maps.entry(text::hook_map(*side, layer)).or_default().extend(entries);
+                }
+            }
+            table.maps.extend(maps.into_iter().map(|(name, map)| (name, Arc::new(map))));
+            table.sets.extend(fixed(rules, here, &judged, is_v4));
+            table
+        };
+        Program { v4: table(true), v6: table(false) }
+    }
+}
+
+/// The sets that every table has.
+fn fixed(
+    rules: &RuleSet,
+    here: &Here<'_>,
+    judged: &BTreeSet<IpAddr>,
+    is_v4: bool,
+) -> [(String, Arc<BTreeSet<IpAddr>>); 5] {
+    let of_family = |ips: &BTreeSet<IpAddr>| -> Arc<BTreeSet<IpAddr>> {
+        Arc::new(ips.iter().filter(|ip| ip.is_ipv4() == is_v4).copied().collect())
+    };
+    let judged = of_family(judged);
+    let node = rules.nodes.get(here.node).map(&of_family).unwrap_or_default();
+    [
+        (SELVES, Arc::clone(&judged)),
+        (JUDGED, judged),
+        (NODE, node),
+        (CONTESTED, of_family(&rules.contested)),
+        (MEMBERS, of_family(here.members)),
+    ]
+    .map(|(name, ips)| (name.to_owned(), ips))
+}
+
+impl Written {
+    fn new(chain: &Arc<Chain>, side: Direction, key: &ChainKey, rules: &RuleSet) -> Self {
+        let stages = chain.authorization.iter().chain(&chain.network);
+        let named = stages.flat_map(|stage| &stage.rules).flat_map(|rule| &rule.peers).map(|peer| &peer.set);
+        let named: BTreeSet<&SetKey> = named.collect();
+        let sets = named.into_iter().map(|key| (key.clone(), rules.sets.get(key).cloned())).collect();
+        let families = [true, false].map(|is_v4| {
+            let mut writer = Writer { rules, is_v4, table: Table::default() };
+            let begins = LAYERS.map(|layer| writer.layer(chain, side, key, layer));
+            Piece { begins, table: writer.table }
+        });
+        Self { chain: Arc::clone(chain), sets, families }
+    }
+
+    /// Whether nothing that it was written from has changed.
+    fn is_of(&self, chain: &Arc<Chain>, rules: &RuleSet) -> bool {
+        let same = |(key, held): &(SetKey, Option<Arc<PeerSet>>)| match (held, rules.sets.get(key)) {
+            (Some(held), Some(now)) => Arc::ptr_eq(held, now) || held == now,
+            (held, now) => held.is_none() && now.is_none(),
+        };
+        (Arc::ptr_eq(&self.chain, chain) || self.chain == *chain) && self.sets.iter().all(same)
+    }
+}
+
+struct Writer<'a> {
     rules: &'a RuleSet,
     is_v4: bool,
     table: Table,
@@ -75,33 +161,49 @@ struct Ways {
     pass: String,
 }
 
-/// A rule's single peers, by address: their ports, or every port.
-type Singles<'a> = BTreeMap<IpAddr, Vec<&'a Ports>>;
+/// A rule's single peers.
+#[derive(Default)]
+struct Singles<'a> {
+    /// Those that any port, or more than single ones, are meant of.
+    by_address: BTreeMap<IpAddr, Vec<&'a Ports>>,
+    /// Single ports of each protocol.
+    by_port: BTreeMap<Protocol, BTreeSet<(IpAddr, u16)>>,
+}
 
-impl Compiler<'_> {
-    /// Leads these addresses to their chain, and writes it.
-    fn subjects(&mut self, side: Direction, key: &ChainKey, ips: &BTreeSet<IpAddr>) {
-        let Some(chain) = self.rules.chains.get(key).cloned() else { return };
-        for layer in LAYERS {
-            let stages = match layer {
-                Layer::Authorization => &chain.authorization,
-                Layer::Network => &chain.network,
-            };
-            if stages.is_empty() {
-                continue;
-            }
-            let name = |stage: usize| format!("{}{}_{}_{stage}", text::letter(side), layer.letter(), hash(&key.0));
-            for (index, stage) in stages.iter().enumerate() {
-                let allow = text::allowed(side, layer);
-                let is_last = index + 1 == stages.len();
-                let pass = if is_last { allow.clone() } else { format!("goto {}", name(index + 1)) };
-                let closed = text::denied(side, stage.closed_for());
-                let ways = Ways { side, deny: text::denied(side, Reason::Rule), closed, allow, pass };
-                self.stage(&name(index), stage, &ways);
-            }
-            let entries = ips.iter().map(|ip| (*ip, format!("goto {}", name(0))));
-            self.table.maps.entry(text::hook_map(side, layer)).or_default().extend(entries);
+impl<'a> Singles<'a> {
+    fn add(&mut self, ips: &[IpAddr], ports: &'a Ports) {
+        if ips.is_empty() {
+            return;
         }
+        let Some(single) = text::single_ports(ports).filter(|single| single.len() * ips.len() <= PAIRS_MAX) else {
+            for ip in ips {
+                self.by_address.entry(*ip).or_default().push(ports);
+            }
+            return;
+        };
+        for (protocol, port) in single {
+            self.by_port.entry(protocol).or_default().extend(ips.iter().map(|ip| (*ip, port)));
+        }
+    }
+}
+
+impl Writer<'_> {
+    /// Writes the stages of a layer; the name of the first.
+    fn layer(&mut self, chain: &Chain, side: Direction, key: &ChainKey, layer: Layer) -> Option<String> {
+        let stages = match layer {
+            Layer::Authorization => &chain.authorization,
+            Layer::Network => &chain.network,
+        };
+        let name = |stage: usize| format!("{}{}_{}_{stage}", text::letter(side), layer.letter(), hash(&key.0));
+        for (index, stage) in stages.iter().enumerate() {
+            let allow = text::allowed(side, layer);
+            let is_last = index + 1 == stages.len();
+            let pass = if is_last { allow.clone() } else { format!("goto {}", name(index + 1)) };
+            let closed = text::denied(side, stage.closed_for());
+            let ways = Ways { side, deny: text::denied(side, Reason::Rule), closed, allow, pass };
+            self.stage(&name(index), stage, &ways);
+        }
+        (!stages.is_empty()).then(|| name(0))
     }
 
     fn stage(&mut self, name: &str, stage: &Stage, ways: &Ways) {
@@ -125,13 +227,13 @@ impl Compiler<'_> {
             Otherwise::Deny => ways.closed.clone(),
             Otherwise::Pass => ways.pass.clone(),
         });
-        self.table.chains.insert(name.to_owned(), rules);
+        self.table.chains.insert(name.to_owned(), Arc::new(rules));
     }
 
     /// Rules of one action that follow each other: their order is of no consequence.
     fn part(&mut self, out: &mut Vec<String>, name: &str, part: &[Rule], side: Direction, verdict: &str) {
         let peer = text::peer(side, self.is_v4);
-        let (mut claimed, mut proven): (Singles<'_>, Singles<'_>) = Default::default();
+        let (mut claimed, mut proven) = (Singles::default(), Singles::default());
         let mut others = Vec::new();
         for rule in part.iter().filter(|rule| !text::is_nothing(&rule.ports)) {
             let single = match rule.peers.as_slice() {
@@ -144,22 +246,29 @@ impl Compiler<'_> {
                 self.conditions(&mut others, rule, side, verdict);
                 continue;
             };
-            let map = if only.proof == Proof::Needed { &mut proven } else { &mut claimed };
-            for ip in set.addresses.iter().filter(|ip| ip.is_ipv4() == self.is_v4) {
-                map.entry(*ip).or_default().push(&rule.ports);
-            }
+            let singles = if only.proof == Proof::Needed { &mut proven } else { &mut claimed };
+            let ips: Vec<_> = set.addresses.iter().filter(|ip| ip.is_ipv4() == self.is_v4).copied().collect();
+            singles.add(&ips, &rule.ports);
             for blocks in text::blocks(&set.blocks, self.is_v4) {
                 text::push(&mut others, &format!("{peer} {{ {blocks} }} "), &rule.ports, verdict);
             }
         }
-        for (map, suffix, condition) in [(claimed, "c", String::new()), (proven, "p", text::proof(self.is_v4))] {
-            if map.is_empty() {
-                continue;
-            }
+        for (singles, suffix, condition) in [(claimed, "c", String::new()), (proven, "p", text::proof(self.is_v4))] {
             let name = format!("{name}{suffix}");
-            let entries = map.into_iter().map(|(ip, ports)| (ip, self.by_ports(&ports, side, verdict))).collect();
-            self.table.maps.insert(name.clone(), entries);
-            out.push(format!("{condition}{peer} vmap @{name}"));
+            if !singles.by_address.is_empty() {
+                let by_address = singles.by_address.into_iter();
+                let entries = by_address.map(|(ip, ports)| (ip, self.by_ports(&ports, side, verdict))).collect();
+                self.table.maps.insert(name.clone(), Arc::new(entries));
+                out.push(format!("{condition}{peer} vmap @{name}"));
+            }
+            for (protocol, pairs) in singles.by_port {
+                let number = protocol.number();
+                let name = format!("{name}{number}");
+                out.push(format!(
+                    "{condition}ct original protocol {number} {peer} . ct reply proto-src @{name} {verdict}"
+                ));
+                self.table.ports.insert(name, Arc::new(pairs));
+            }
         }
         out.append(&mut others);
     }
@@ -173,7 +282,7 @@ impl Compiler<'_> {
         let mut rules = Vec::new();
         text::push(&mut rules, "", &ports, verdict);
         let chain = format!("{}p_{}", text::letter(side), hash(&rules.join("\n")));
-        self.table.chains.insert(chain.clone(), rules);
+        self.table.chains.insert(chain.clone(), Arc::new(rules));
         format!("jump {chain}")
     }
 

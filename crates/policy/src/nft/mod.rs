@@ -27,6 +27,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+pub use self::compile::Scribe;
 use self::program::{CONTESTED, Edit, JUDGED, MEMBERS, NODE, SELVES, Table, edits};
 use crate::rule_set::RuleSet;
 use crate::verdict::Direction;
@@ -111,10 +112,10 @@ impl Default for Program {
 }
 
 impl Program {
-    /// Compiles the rules about one node's workloads.
+    /// Compiles the rules about one node's workloads, from scratch.
     #[must_use]
     pub fn of(rules: &RuleSet, here: &Here<'_>) -> Self {
-        Self { v4: compile::table(rules, here, true), v6: compile::table(rules, here, false) }
+        Scribe::default().program(rules, here)
     }
 
     /// Both tables from nothing, replacing what is there in the same transaction. `counts` says where each counter
@@ -161,7 +162,8 @@ impl Program {
         let maps = table.maps.iter().map(|(name, verdicts)| {
             (name.as_str(), verdicts.iter().map(|(ip, verdict)| format!("{ip} : {verdict}")).collect())
         });
-        sets.chain(maps)
+        let ports = table.ports.iter().map(|(name, pairs)| (name.as_str(), pairs.iter().map(pair).collect()));
+        sets.chain(ports).chain(maps)
     }
 
     fn families(&self) -> [(Family, &Table); 2] {
@@ -277,11 +279,16 @@ fn render(script: &mut String, family: Family, edits: &[Edit<'_>]) {
         match edit {
             Edit::AddChain(name) => line(script, format_args!("add chain {at} {name}")),
             Edit::AddSet(name) => line(script, format_args!("add set {at} {name} {{ type {address}; }}")),
+            Edit::AddPortSet(name) => {
+                line(script, format_args!("add set {at} {name} {{ type {address} . inet_service; }}"));
+            }
             Edit::AddMap(name) => line(script, format_args!("add map {at} {name} {{ type {address} : verdict; }}")),
             Edit::FlushChain(name) => line(script, format_args!("flush chain {at} {name}")),
             Edit::AddRule(chain, rule) => line(script, format_args!("add rule {at} {chain} {rule}")),
             Edit::DelMembers(set, ips) => elements(script, "delete", &at, set, ips.iter().map(|ip| member(set, ip))),
             Edit::AddMembers(set, ips) => elements(script, "add", &at, set, ips.iter().map(|ip| member(set, ip))),
+            Edit::DelPorts(set, pairs) => elements(script, "delete", &at, set, pairs.iter().map(pair)),
+            Edit::AddPorts(set, pairs) => elements(script, "add", &at, set, pairs.iter().map(pair)),
             Edit::DelVerdicts(map, ips) => elements(script, "delete", &at, map, ips.iter().map(IpAddr::to_string)),
             Edit::AddVerdicts(map, verdicts) => {
                 elements(script, "add", &at, map, verdicts.iter().map(|(ip, verdict)| format!("{ip} : {verdict}")));
@@ -291,6 +298,10 @@ fn render(script: &mut String, family: Family, edits: &[Edit<'_>]) {
             Edit::DelChain(name) => line(script, format_args!("delete chain {at} {name}")),
         }
     }
+}
+
+fn pair((ip, port): &(IpAddr, u16)) -> String {
+    format!("{ip} . {port}")
 }
 
 fn member(set: &str, ip: &IpAddr) -> String {

@@ -20,10 +20,25 @@ pub(super) const MEMBERS: &str = "members";
 pub(super) struct Table {
     /// Sets of addresses.
     pub(super) sets: BTreeMap<String, Arc<BTreeSet<IpAddr>>>,
+    /// Sets of addresses with a port each.
+    pub(super) ports: BTreeMap<String, Arc<BTreeSet<(IpAddr, u16)>>>,
     /// Verdict maps: what becomes of a packet by an address.
-    pub(super) maps: BTreeMap<String, BTreeMap<IpAddr, String>>,
+    pub(super) maps: BTreeMap<String, Arc<BTreeMap<IpAddr, String>>>,
     /// Regular chains: their rules in order.
-    pub(super) chains: BTreeMap<String, Vec<String>>,
+    pub(super) chains: BTreeMap<String, Arc<Vec<String>>>,
+}
+
+impl Table {
+    /// Takes in what a part of the rules needs; what parts share is the same in each.
+    pub(super) fn add(&mut self, part: &Self) {
+        fn all<T>(map: &BTreeMap<String, Arc<T>>) -> impl Iterator<Item = (String, Arc<T>)> {
+            map.iter().map(|(name, it)| (name.clone(), Arc::clone(it)))
+        }
+        self.sets.extend(all(&part.sets));
+        self.ports.extend(all(&part.ports));
+        self.maps.extend(all(&part.maps));
+        self.chains.extend(all(&part.chains));
+    }
 }
 
 /// One change of a table. A list of them is one transaction.
@@ -33,6 +48,8 @@ pub(super) enum Edit<'a> {
     AddChain(&'a str),
     /// There is this set, empty.
     AddSet(&'a str),
+    /// There is this set of addresses with ports, empty.
+    AddPortSet(&'a str),
     /// There is this verdict map, empty.
     AddMap(&'a str),
     /// The chain has no rules.
@@ -43,6 +60,10 @@ pub(super) enum Edit<'a> {
     DelMembers(&'a str, Vec<IpAddr>),
     /// The set gains these.
     AddMembers(&'a str, Vec<IpAddr>),
+    /// The set of addresses with ports loses these.
+    DelPorts(&'a str, Vec<(IpAddr, u16)>),
+    /// The set of addresses with ports gains these.
+    AddPorts(&'a str, Vec<(IpAddr, u16)>),
     /// The map loses these keys.
     DelVerdicts(&'a str, Vec<IpAddr>),
     /// The map gains these.
@@ -61,12 +82,15 @@ pub(super) fn edits<'a>(from: &'a Table, to: &'a Table) -> Vec<Edit<'a>> {
     let mut edits = Vec::new();
     edits.extend(new(&from.chains, &to.chains).map(|(name, _)| Edit::AddChain(name)));
     edits.extend(new(&from.sets, &to.sets).map(|(name, _)| Edit::AddSet(name)));
+    edits.extend(new(&from.ports, &to.ports).map(|(name, _)| Edit::AddPortSet(name)));
     edits.extend(new(&from.maps, &to.maps).map(|(name, _)| Edit::AddMap(name)));
-    set_edits(&mut edits, from, to);
+    set_edits(&mut edits, &from.sets, &to.sets, Edit::DelMembers, Edit::AddMembers);
+    set_edits(&mut edits, &from.ports, &to.ports, Edit::DelPorts, Edit::AddPorts);
     map_edits(&mut edits, from, to);
     for (name, rules) in &to.chains {
         let held = from.chains.get(name);
-        if held == Some(rules) {
+        // pointers first: what was compiled from the same is the same
+        if held.is_some_and(|held| Arc::ptr_eq(held, rules) || held == rules) {
             continue;
         }
         if held.is_some_and(|held| !held.is_empty()) {
@@ -78,6 +102,7 @@ pub(super) fn edits<'a>(from: &'a Table, to: &'a Table) -> Vec<Edit<'a>> {
     edits.extend(gone.iter().map(|name| Edit::FlushChain(name)));
     edits.extend(new(&to.maps, &from.maps).map(|(name, _)| Edit::DelMap(name)));
     edits.extend(new(&to.sets, &from.sets).map(|(name, _)| Edit::DelSet(name)));
+    edits.extend(new(&to.ports, &from.ports).map(|(name, _)| Edit::DelSet(name)));
     edits.extend(gone.into_iter().map(Edit::DelChain));
     edits
 }
@@ -90,11 +115,20 @@ fn new<'a, V>(
     to.iter().filter(|(name, _)| !from.contains_key(*name))
 }
 
-fn set_edits<'a>(edits: &mut Vec<Edit<'a>>, from: &'a Table, to: &'a Table) {
-    for (name, wanted) in &to.sets {
-        let Some(held) = from.sets.get(name) else {
+/// Sets of one kind, by name.
+type SetsOf<T> = BTreeMap<String, Arc<BTreeSet<T>>>;
+
+fn set_edits<'a, T: Ord + Copy>(
+    edits: &mut Vec<Edit<'a>>,
+    from: &'a SetsOf<T>,
+    to: &'a SetsOf<T>,
+    del: fn(&'a str, Vec<T>) -> Edit<'a>,
+    add: fn(&'a str, Vec<T>) -> Edit<'a>,
+) {
+    for (name, wanted) in to {
+        let Some(held) = from.get(name) else {
             if !wanted.is_empty() {
-                edits.push(Edit::AddMembers(name, wanted.iter().copied().collect()));
+                edits.push(add(name, wanted.iter().copied().collect()));
             }
             continue;
         };
@@ -104,10 +138,10 @@ fn set_edits<'a>(edits: &mut Vec<Edit<'a>>, from: &'a Table, to: &'a Table) {
         let lost: Vec<_> = held.difference(wanted).copied().collect();
         let gained: Vec<_> = wanted.difference(held).copied().collect();
         if !lost.is_empty() {
-            edits.push(Edit::DelMembers(name, lost));
+            edits.push(del(name, lost));
         }
         if !gained.is_empty() {
-            edits.push(Edit::AddMembers(name, gained));
+            edits.push(add(name, gained));
         }
     }
 }
@@ -115,7 +149,11 @@ fn set_edits<'a>(edits: &mut Vec<Edit<'a>>, from: &'a Table, to: &'a Table) {
 fn map_edits<'a>(edits: &mut Vec<Edit<'a>>, from: &'a Table, to: &'a Table) {
     static NONE: BTreeMap<IpAddr, String> = BTreeMap::new();
     for (name, wanted) in &to.maps {
-        let held = from.maps.get(name).unwrap_or(&NONE);
+        let held = from.maps.get(name);
+        if held.is_some_and(|held| Arc::ptr_eq(held, wanted)) {
+            continue;
+        }
+        let held = held.map_or(&NONE, AsRef::as_ref);
         let lost: Vec<_> = held.iter().filter(|(ip, v)| wanted.get(*ip) != Some(*v)).map(|(ip, _)| *ip).collect();
         let gained = wanted.iter().filter(|(ip, v)| held.get(*ip) != Some(*v));
         let gained: Vec<_> = gained.map(|(ip, verdict)| (*ip, verdict.as_str())).collect();
@@ -139,22 +177,26 @@ impl Table {
 
     fn uses(&self, name: &str) -> bool {
         let says = |text: &String| text.split([' ', '@']).any(|word| word == name);
-        self.chains.values().flatten().any(says) || self.maps.values().flat_map(BTreeMap::values).any(says)
+        self.chains.values().flat_map(|rules| rules.iter()).any(says)
+            || self.maps.values().flat_map(|map| map.values()).any(says)
     }
 
     fn apply_one(&mut self, edit: &Edit<'_>) {
         match edit {
-            Edit::AddChain(name) => assert!(self.chains.insert((*name).to_owned(), vec![]).is_none()),
+            Edit::AddChain(name) => assert!(self.chains.insert((*name).to_owned(), Arc::default()).is_none()),
             Edit::AddSet(name) => assert!(self.sets.insert((*name).to_owned(), Arc::default()).is_none()),
-            Edit::AddMap(name) => assert!(self.maps.insert((*name).to_owned(), BTreeMap::new()).is_none()),
-            Edit::FlushChain(name) => self.chains.get_mut(*name).unwrap().clear(),
+            Edit::AddPortSet(name) => assert!(self.ports.insert((*name).to_owned(), Arc::default()).is_none()),
+            Edit::AddMap(name) => assert!(self.maps.insert((*name).to_owned(), Arc::default()).is_none()),
+            Edit::FlushChain(name) => Arc::make_mut(self.chains.get_mut(*name).unwrap()).clear(),
             Edit::AddRule(name, rule) => {
                 for word in rule.split(' ') {
                     if let Some(set) = word.strip_prefix('@') {
-                        assert!(self.sets.contains_key(set) || self.maps.contains_key(set), "{rule}");
+                        let known =
+                            [self.sets.contains_key(set), self.ports.contains_key(set), self.maps.contains_key(set)];
+                        assert!(known.contains(&true), "{rule}");
                     }
                 }
-                self.chains.get_mut(*name).unwrap().push((*rule).to_owned());
+                Arc::make_mut(self.chains.get_mut(*name).unwrap()).push((*rule).to_owned());
             }
             Edit::DelMembers(name, ips) => {
                 let set = Arc::make_mut(self.sets.get_mut(*name).unwrap());
@@ -163,8 +205,15 @@ impl Table {
             Edit::AddMembers(name, ips) => {
                 Arc::make_mut(self.sets.get_mut(*name).unwrap()).extend(ips);
             }
+            Edit::DelPorts(name, pairs) => {
+                let set = Arc::make_mut(self.ports.get_mut(*name).unwrap());
+                assert!(pairs.iter().all(|pair| set.remove(pair)));
+            }
+            Edit::AddPorts(name, pairs) => {
+                Arc::make_mut(self.ports.get_mut(*name).unwrap()).extend(pairs);
+            }
             Edit::DelVerdicts(name, ips) => {
-                let map = self.maps.get_mut(*name).unwrap();
+                let map = Arc::make_mut(self.maps.get_mut(*name).unwrap());
                 assert!(ips.iter().all(|ip| map.remove(ip).is_some()));
             }
             Edit::AddVerdicts(name, verdicts) => {
@@ -173,12 +222,13 @@ impl Table {
                         let is_framed = chain.starts_with("deny_") || chain.starts_with("arriving_");
                         assert!(is_framed || self.chains.contains_key(chain), "{verdict}");
                     }
-                    assert!(self.maps.get_mut(*name).unwrap().insert(*ip, (*verdict).to_owned()).is_none());
+                    let map = Arc::make_mut(self.maps.get_mut(*name).unwrap());
+                    assert!(map.insert(*ip, (*verdict).to_owned()).is_none());
                 }
             }
             Edit::DelSet(name) => {
                 assert!(!self.uses(name), "{name} is used");
-                self.sets.remove(*name).unwrap();
+                assert!(self.sets.remove(*name).is_some() || self.ports.remove(*name).is_some(), "{name} is not there");
             }
             Edit::DelMap(name) => {
                 assert!(!self.uses(name), "{name} is used");

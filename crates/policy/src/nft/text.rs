@@ -6,6 +6,7 @@ use super::Layer;
 use crate::blocks::Blocks;
 use crate::rule_set::{PortRange, Ports};
 use crate::verdict::{Direction, Reason};
+use crate::workload::Protocol;
 
 /// Both, the one that is judged first before the other.
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
@@ -95,6 +96,12 @@ fn shown<T: Display + PartialEq>((first, last): (T, T)) -> String {
 /// Whether no packet is meant.
 pub(super) fn is_nothing(ports: &Ports) -> bool {
     matches!(ports, Ports::Listed { ranges, other_protocols: false } if ranges.is_empty())
+}
+
+/// The ports, where they are nothing but single ones.
+pub(super) fn single_ports(ports: &Ports) -> Option<Vec<(Protocol, u16)>> {
+    let Ports::Listed { ranges, other_protocols: false } = ports else { return None };
+    ranges.iter().map(|range| (range.first == range.last).then_some((range.protocol, range.first))).collect()
 }
 
 /// What any of these mean.

@@ -1,6 +1,7 @@
 //! A second judge, written from the API documentation's sentences: no sets, no chains, no shared code but the selectors.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -71,7 +72,7 @@ impl Case<'_> {
 
     /// DENY first; then, where an ALLOW policy is about the workload, one has to match.
     fn is_authorized(&self, policies: &Policies) -> bool {
-        let about = |policy: &&AuthorizationPolicy| {
+        let about = |policy: &&Arc<AuthorizationPolicy>| {
             self.own.enrolled
                 && policy.direction == self.direction
                 && (policy.namespace == ROOT || policy.namespace == self.own.namespace)
@@ -142,7 +143,7 @@ impl Case<'_> {
             Direction::Inbound => policy.ingress.clone(),
             Direction::Outbound => policy.egress.clone(),
         };
-        let about = |policy: &&NetworkPolicy| {
+        let about = |policy: &&Arc<NetworkPolicy>| {
             policy.namespace == self.own.namespace
                 && policy.selector.matches(&self.own.labels)
                 && rules(policy).is_some()
@@ -200,7 +201,7 @@ impl Case<'_> {
     fn cluster(&self, policies: &Policies, tier: ClusterTier) -> Option<bool> {
         let mut about: Vec<_> = policies.cluster.iter().filter(|policy| policy.tier == tier).collect();
         about.sort_by_key(|policy| (policy.priority, policy.name.clone()));
-        let subject = |policy: &&&ClusterPolicy| {
+        let subject = |policy: &&&Arc<ClusterPolicy>| {
             policy.subject.namespaces.matches(&self.namespace_labels(&self.own.namespace))
                 && policy.subject.pods.matches(&self.own.labels)
         };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -213,12 +214,14 @@ pub(super) fn policies() -> impl Strategy<Value = Policies> {
     });
     lists.prop_map(|(network, authorization, cluster)| {
         let mut seen = BTreeSet::new();
-        let network = network.into_iter().filter(|p| seen.insert((p.namespace.clone(), p.name.clone()))).collect();
+        let network = network.into_iter().filter(|p| seen.insert((p.namespace.clone(), p.name.clone())));
+        let network = network.map(Arc::new).collect();
         seen.clear();
         let unique = authorization.into_iter().filter(|p| seen.insert((p.namespace.clone(), p.name.clone())));
-        let authorization = unique.collect();
+        let authorization = unique.map(Arc::new).collect();
         seen.clear();
-        let cluster = cluster.into_iter().filter(|p| seen.insert((String::new(), p.name.clone()))).collect();
+        let cluster = cluster.into_iter().filter(|p| seen.insert((String::new(), p.name.clone())));
+        let cluster = cluster.map(Arc::new).collect();
         Policies { network, authorization, cluster }
     })
 }

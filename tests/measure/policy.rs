@@ -1,0 +1,138 @@
+//! Policies by the thousand: compiled and applied, changed one by one, followed by a node, and what they cost a packet.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use policy::nft::{Here, Program, Scribe};
+use policy::{Compiler, Policies, World};
+
+use crate::lab::Lab;
+use crate::policies::{HERE, Load, documents};
+use crate::report::Report;
+use crate::sections::{Prober, memory, monotonic};
+use crate::shell::run;
+
+/// 10,000 policies, each of which lets ten pods in: 100,000 members of selectors.
+const MANY: Load = Load { pods: 1_000, policies: 10_000 };
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// Runs a script by `nft` in the calling thread's namespace; how long that took.
+fn apply(script: &str) -> Duration {
+    let begin = Instant::now();
+    let mut child =
+        Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nft runs");
+    child.stdin.take().expect("it is piped").write_all(script.as_bytes()).expect("nft reads");
+    let output = child.wait_with_output().expect("nft ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    begin.elapsed()
+}
+
+fn program((compiler, scribe): &mut (Compiler, Scribe), policies: &Policies, world: &World) -> Program {
+    let rules = compiler.compile(policies, world, Some(HERE));
+    scribe.program(&rules, &Here { node: HERE, members: &BTreeSet::new() })
+}
+
+/// All sections about policies.
+pub fn policy(report: &mut Report) {
+    compiled(report);
+    followed(report);
+}
+
+fn compiled(report: &mut Report) {
+    let (world, mut policies) = (MANY.world(), MANY.policies());
+    let mut compiler = Default::default();
+    let begin = Instant::now();
+    let mut held = program(&mut compiler, &policies, &world);
+    let compile = begin.elapsed();
+    let script = held.whole(|_| (0, 0));
+    let whole = begin.elapsed();
+    report.figure("10k policies: compiled", millis(compile), "ms", None);
+    report.figure("10k policies: script", script.len() as f64 / 1e6, "MB", None);
+    let applied = apply(&script);
+    report.figure("10k policies: applied by nft", millis(applied), "ms", None);
+    report.figure("10k policies: compiled and applied", (whole + applied).as_secs_f64(), "s", Some(2.0));
+    let (mut compiling, mut applying, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..20 {
+        let number = round * 401;
+        policies.network[number] = MANY.parsed(number, 1).into();
+        let begin = Instant::now();
+        let wanted = program(&mut compiler, &policies, &world);
+        let script = held.difference(&wanted);
+        compiling.push(millis(begin.elapsed()));
+        applying.push(millis(apply(&script)));
+        sizes.push(script.len() as f64 / 1e3);
+        held = wanted;
+    }
+    report.spread("one change among 10k: compiled", compiling, "ms", (None, None));
+    report.spread("one change among 10k: applied by nft", applying, "ms", (None, None));
+    report.spread("one change among 10k: script", sizes, "kB", (None, None));
+    run("nft", &["flush", "ruleset"]);
+}
+
+/// 1,000 pods that only manifests know, 250 of them on the node that is looked at, and as many policies; a real pod is let in or not.
+fn followed(report: &mut Report) {
+    let few = Load { pods: 1_000, policies: 1_000 };
+    let lab = Lab::of_four("nodes: 3");
+    // the lab would make sandboxes for all pods of its nodes
+    let supervisor = lab.status()["supervisor"]["pid"].to_string();
+    run("kill", &["-STOP", &supervisor]);
+    let directory = lab.directory();
+    std::fs::write(format!("{directory}/load-world.yaml"), documents(&few.world_manifests())).expect("it takes files");
+    let policies = |load: &Load| {
+        for (number, policy) in load.policy_manifests().iter().enumerate() {
+            let file = format!("{directory}/load-policy{number}.yaml");
+            std::fs::write(file, policy.to_string()).expect("it takes files");
+        }
+    };
+    policies(&few);
+    let prober = Prober::start(&lab, "plain/client", "plain/server");
+    prober.next();
+    let (begin_clock, offset) = monotonic();
+    let now = || offset + begin_clock.elapsed().as_secs_f64();
+    let only_from = |app: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: plain}}\n\
+             spec: {{podSelector: {{matchLabels: {{app: server}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]}}]}}\n"
+        )
+    };
+    let rounds = |rounds: u32| {
+        let (mut closing, mut opening) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let begin = now();
+            lab.put("probe.yaml", &only_from("nobody"));
+            let last = prober.last(Duration::from_millis(800));
+            closing.push((if last.is_finite() { last } else { begin } - begin) * 1000.0);
+            let begin = now();
+            lab.put("probe.yaml", &only_from("client"));
+            opening.push((prober.next() - begin) * 1000.0);
+            prober.drain();
+        }
+        (closing, opening)
+    };
+    rounds(3);
+    let goal = (Some(100.0), Some(500.0));
+    let (closing, opening) = rounds(50);
+    report.spread("1k pods, 1k policies: a deny written until it cuts", closing, "ms", goal);
+    report.spread("1k pods, 1k policies: written until it is let in", opening, "ms", goal);
+    policies(&MANY);
+    let begin = now();
+    lab.put("probe.yaml", &only_from("nobody"));
+    let last = prober.last(Duration::from_secs(10));
+    report.figure("9k policies more written until the last counts", last.max(begin) - begin, "s", None);
+    lab.put("probe.yaml", &only_from("client"));
+    prober.next();
+    prober.drain();
+    let (closing, opening) = rounds(10);
+    report.spread("1k pods, 10k policies: a deny written until it cuts", closing, "ms", (None, None));
+    report.spread("1k pods, 10k policies: written until it is let in", opening, "ms", (None, None));
+    let pid = lab.node("n1")["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the daemon runs");
+    report.figure("meshd node, 10k policies: resident set", memory(pid, "VmRSS:"), "MiB", Some(100.0));
+    report.figure("meshd node, 10k policies: most resident", memory(pid, "VmHWM:"), "MiB", None);
+    drop(prober);
+    run("kill", &["-CONT", &supervisor]);
+}
