@@ -78,10 +78,17 @@ fn compiled(report: &mut Report) {
 fn followed(report: &mut Report) {
     let few = Load { pods: 1_000, policies: 1_000 };
     let lab = Lab::of_four("nodes: 3");
-    // the lab would make sandboxes for all pods of its nodes
     let supervisor = lab.status()["supervisor"]["pid"].to_string();
-    run("kill", &["-STOP", &supervisor]);
     let directory = lab.directory();
+    let pid = lab.node("n1")["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the daemon runs");
+    let prober = Prober::start(&lab, "plain/client", "plain/server");
+    prober.next();
+    // the lab would make sandboxes for all pods of its nodes
+    run("kill", &["-STOP", &supervisor]);
+    let put = |text: &str| {
+        std::fs::write(format!("{directory}/.probe"), text).expect("it takes files");
+        std::fs::rename(format!("{directory}/.probe"), format!("{directory}/probe.yaml")).expect("a rename");
+    };
     std::fs::write(format!("{directory}/load-world.yaml"), documents(&few.world_manifests())).expect("it takes files");
     let policies = |load: &Load| {
         for (number, policy) in load.policy_manifests().iter().enumerate() {
@@ -90,8 +97,6 @@ fn followed(report: &mut Report) {
         }
     };
     policies(&few);
-    let prober = Prober::start(&lab, "plain/client", "plain/server");
-    prober.next();
     let (begin_clock, offset) = monotonic();
     let now = || offset + begin_clock.elapsed().as_secs_f64();
     let only_from = |app: &str| {
@@ -104,11 +109,11 @@ fn followed(report: &mut Report) {
         let (mut closing, mut opening) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let begin = now();
-            lab.put("probe.yaml", &only_from("nobody"));
+            put(&only_from("nobody"));
             let last = prober.last(Duration::from_millis(800));
             closing.push((if last.is_finite() { last } else { begin } - begin) * 1000.0);
             let begin = now();
-            lab.put("probe.yaml", &only_from("client"));
+            put(&only_from("client"));
             opening.push((prober.next() - begin) * 1000.0);
             prober.drain();
         }
@@ -121,16 +126,15 @@ fn followed(report: &mut Report) {
     report.spread("1k pods, 1k policies: written until it is let in", opening, "ms", goal);
     policies(&MANY);
     let begin = now();
-    lab.put("probe.yaml", &only_from("nobody"));
+    put(&only_from("nobody"));
     let last = prober.last(Duration::from_secs(10));
     report.figure("9k policies more written until the last counts", last.max(begin) - begin, "s", None);
-    lab.put("probe.yaml", &only_from("client"));
+    put(&only_from("client"));
     prober.next();
     prober.drain();
     let (closing, opening) = rounds(10);
     report.spread("1k pods, 10k policies: a deny written until it cuts", closing, "ms", (None, None));
     report.spread("1k pods, 10k policies: written until it is let in", opening, "ms", (None, None));
-    let pid = lab.node("n1")["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the daemon runs");
     report.figure("meshd node, 10k policies: resident set", memory(pid, "VmRSS:"), "MiB", Some(100.0));
     report.figure("meshd node, 10k policies: most resident", memory(pid, "VmHWM:"), "MiB", None);
     drop(prober);

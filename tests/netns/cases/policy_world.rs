@@ -104,8 +104,13 @@ fn labels() {
     until(&mut agents, true, "plain/c", "demo/a", "UDP", 80);
     // its pods go with it, and others of their names come
     run(&program("meshctl"), &["lab", "delete", "namespace/plain"]);
-    lab.apply(&namespace("plain", false));
-    let reaches = || lab.pod("plain/c")["phase"] == "Running" && reaches_from(&lab, "plain/c", a, 80);
+    lab.apply(&[namespace("plain", false), labelled("c", "plain", "n1", "xzy")].concat());
+    let reaches = || {
+        let status = lab.status();
+        let mut pods = status["pods"].as_array().into_iter().flatten();
+        let runs = pods.any(|pod| pod["namespace"] == "plain" && pod["name"] == "c" && pod["phase"] == "Running");
+        runs && reaches_from(&lab, "plain/c", a, 80)
+    };
     let by_name = spec.replace("team: good", "kubernetes.io/metadata.name: plain");
     lab.put("policy.yaml", &network_policy("demo", "a", &by_name));
     eventually("the new namespace's pod gets in by its name", Duration::from_secs(15), || reaches().then_some(()));
