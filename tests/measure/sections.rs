@@ -96,20 +96,20 @@ fn waiting_plugin() -> f64 {
 }
 
 /// A line of /proc/PID/status in MiB.
-pub fn memory(pid: u32, name: &str) -> f64 {
+fn memory(pid: u32, name: &str) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = text.lines().find(|line| line.starts_with(name)).expect("every process has memory");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
 }
 
 /// A prober's echoes, as they come: when each came, in seconds.
-pub struct Prober {
+struct Prober {
     child: Child,
     echoes: Receiver<f64>,
 }
 
 impl Prober {
-    pub fn start(lab: &Lab, from: &str, to: &str) -> Self {
+    fn start(lab: &Lab, from: &str, to: &str) -> Self {
         let mut child = lab.spawn(from, &["python3", "-c", &prober(lab.ip(to, false))]);
         let stdout = child.stdout.take().expect("it is piped");
         let (sender, echoes) = channel();
@@ -125,7 +125,7 @@ impl Prober {
     }
 
     /// Waits for silence of `quiet`; when the last echo before it came.
-    pub fn last(&self, quiet: Duration) -> f64 {
+    fn last(&self, quiet: Duration) -> f64 {
         let mut last = f64::NAN;
         while let Ok(came) = self.echoes.recv_timeout(quiet) {
             last = came;
@@ -134,12 +134,12 @@ impl Prober {
     }
 
     /// Waits for the next echo.
-    pub fn next(&self) -> f64 {
+    fn next(&self) -> f64 {
         self.echoes.recv_timeout(Duration::from_secs(10)).expect("an echo comes")
     }
 
     /// Forgets what has come.
-    pub fn drain(&self) {
+    fn drain(&self) {
         while self.echoes.try_recv().is_ok() {}
     }
 }
@@ -153,7 +153,7 @@ impl Drop for Prober {
 
 /// This process's clock as programs in pods read theirs: an instant, and what CLOCK_MONOTONIC said then, in seconds. It is late by
 /// the time that a line takes through a pipe.
-pub fn monotonic() -> (Instant, f64) {
+fn monotonic() -> (Instant, f64) {
     let mut child = Command::new("python3")
         .args(["-c", "import time;print(time.monotonic(),flush=True)"])
         .stdout(Stdio::piped())

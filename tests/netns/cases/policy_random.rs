@@ -98,10 +98,10 @@ pub fn tiers(dice: &mut Dice, families: &[Vec<IpAddr>; 2]) -> RuleSet {
     };
     let mut policies = Policies::default();
     for number in 0..1 + dice.below(5) {
-        policies.cluster.push(cluster_policy(dice, number));
+        policies.cluster.push(cluster_policy(dice, number).into());
     }
     for number in 0..dice.below(3) {
-        policies.network.push(network_policy(dice, number));
+        policies.network.push(network_policy(dice, number).into());
     }
     Compiler::default().compile(&policies, &world, Some(NODE))
 }
