@@ -1,4 +1,4 @@
-//! Finds packets of one flow that follow each other and makes the header of the super packet that stands for them.
+//! Finds packets of one flow that follow each other and makes the headers of the super packet that stands for them.
 //!
 //! What is joined is exactly what [`Segments`](crate::Segments) would cut apart again: nothing is lost, changed or
 //! reordered, and a packet whose checksum is wrong is never joined.
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::checksum::Sum;
 use crate::ip::{IPV4_HEADER_MIN, IPV6_HEADER, IpPacket, Version, protocol};
-use crate::offload::{Gso, Offload};
+use crate::offload::{Gso, OFFLOAD_HEADER, Offload};
 use crate::segment::write_ipv4_checksum;
 use crate::write::{get16, get32, put16};
 
@@ -22,6 +22,18 @@ const ACK: u8 = 0x10;
 const UDP_HEADER: usize = 8;
 const TCP_CHECKSUM: u16 = 16;
 const UDP_CHECKSUM: u16 = 6;
+
+/// The longest [`Head`] in bytes: an offload header, IPv6's and TCP's with all its options.
+pub const HEAD_MAX: usize = OFFLOAD_HEADER + IPV6_HEADER + 60;
+
+/// What [`Run::write_head`] has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its length in bytes.
+    pub length: usize,
+    /// Where in the first packet begins what follows it.
+    pub payload_at: usize,
+}
 
 /// Packets that follow each other: the first one, and those that were [joined](Self::join) to it.
 ///
@@ -103,25 +115,48 @@ impl Run {
         Some(other.payload_at)
     }
 
-    /// Rewrites the headers of the first packet to those of the super packet, and says what is left to do on it. A run of
-    /// one stays as it is.
-    pub fn finish(&self, first: &mut [u8]) -> Offload {
-        let Some(shape) = self.shape.filter(|_| self.count > 1) else { return Offload::default() };
+    /// Whether another packet could follow.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.shape.is_some() && !self.is_closed && self.count < RUN_MAX
+    }
+
+    /// Writes what goes in front of the payloads: the offload header, and the super packet's own headers. `first` is what
+    /// the run began with.
+    ///
+    /// A run of one needs no headers but its own, and its payload is all of it.
+    pub fn write_head(&self, first: &[u8], out: &mut [u8; HEAD_MAX]) -> Head {
+        let Some(shape) = self.shape.filter(|_| self.count > 1) else {
+            write_offload(&Offload::default(), out);
+            return Head { length: OFFLOAD_HEADER, payload_at: 0 };
+        };
+        let payload_at = shape.payload_at;
+        if let Some((to, from)) = out.get_mut(OFFLOAD_HEADER..OFFLOAD_HEADER + payload_at).zip(first.get(..payload_at))
+        {
+            to.copy_from_slice(from);
+            let offload = self.rewrite(&shape, to);
+            write_offload(&offload, out);
+        }
+        Head { length: OFFLOAD_HEADER + payload_at, payload_at }
+    }
+
+    /// Makes the first packet's headers those of the super packet, and says what is left to do on it.
+    fn rewrite(&self, shape: &Shape, headers: &mut [u8]) -> Offload {
         match shape.version {
             Version::V4 => {
-                put16(first, 2, self.total);
-                write_ipv4_checksum(first);
+                put16(headers, 2, self.total);
+                write_ipv4_checksum(headers);
             }
-            Version::V6 => put16(first, 4, self.total - IPV6_HEADER),
+            Version::V6 => put16(headers, 4, self.total - IPV6_HEADER),
         }
         let length = self.total - shape.transport_at;
         let checksum_offset = if shape.protocol == protocol::TCP {
-            if let Some(flags) = first.get_mut(shape.transport_at + 13) {
+            if let Some(flags) = headers.get_mut(shape.transport_at + 13) {
                 *flags |= if self.is_pushed { PSH } else { 0 };
             }
             TCP_CHECKSUM
         } else {
-            put16(first, shape.transport_at + 4, length);
+            put16(headers, shape.transport_at + 4, length);
             UDP_CHECKSUM
         };
         let pseudo = Sum::new().add_pseudo_header(
@@ -130,7 +165,7 @@ impl Run {
             shape.protocol,
             u32::try_from(length).unwrap_or_default(),
         );
-        put16(first, shape.transport_at + usize::from(checksum_offset), pseudo.folded());
+        put16(headers, shape.transport_at + usize::from(checksum_offset), pseudo.folded());
         let short = |length: usize| u16::try_from(length).unwrap_or_default();
         Offload {
             needs_checksum: true,
@@ -144,6 +179,12 @@ impl Run {
             checksum_start: short(shape.transport_at),
             checksum_offset,
         }
+    }
+}
+
+fn write_offload(offload: &Offload, out: &mut [u8; HEAD_MAX]) {
+    if let Some(place) = out.first_chunk_mut() {
+        *place = offload.to_bytes();
     }
 }
 

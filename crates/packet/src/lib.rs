@@ -29,7 +29,7 @@ mod segment;
 mod too_big;
 mod write;
 
-pub use coalesce::{RUN_MAX, Run};
+pub use coalesce::{HEAD_MAX, Head, RUN_MAX, Run};
 pub use flow::{Flow, Ports};
 pub use fragment::Fragments;
 pub use ip::{Fragment, IpPacket, ParseError, Version};

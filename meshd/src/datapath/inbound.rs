@@ -1,6 +1,5 @@
 //! From the underlay to the overlay: datagrams are opened where they lie and handed on many at a time.
 
-use std::ops::Range;
 use std::time::Instant;
 
 use identity::SpiffeId;
@@ -11,51 +10,40 @@ use wg::Engine;
 
 use super::inner::Inner;
 use super::outer::Outer;
+use super::train::Train;
 
 /// First byte of a handshake initiation (WireGuard paper, section 5.4.2).
 pub(super) const INITIATION: u8 = 1;
 
-/// Where the opened packets of one message lie. Used again for every message.
-#[derive(Default)]
-pub(super) struct Inbound {
-    packets: Vec<Range<usize>>,
-}
-
-impl Inbound {
-    /// Opens a message's datagrams and hands on what was inside.
-    pub(super) fn receive(
-        &mut self,
-        engine: &mut Engine<SpiffeId, PeerName>,
-        (inner, outer): (&mut Inner, &mut Outer),
-        message: &mut Message<'_>,
-        now: Instant,
-    ) {
-        self.packets.clear();
-        let mut count = 0;
-        let mut is_authentic = false;
-        let mut at = 0;
-        for datagram in message.bytes.chunks_mut(message.stride) {
-            count += 1;
-            let proves = proves_sender(datagram);
-            // why it was dropped is counted there
-            if let Ok(opened) = engine.open_in_place(message.from, datagram, now) {
-                is_authentic |= proves;
-                if let Some(range) = opened {
-                    let packet = datagram.get_mut(range.clone()).unwrap_or_default();
-                    if ecn::carry_inwards(message.ecn, packet) {
-                        self.packets.push(at + range.start..at + range.end);
-                    } else {
-                        inner.congested();
-                    }
-                }
-            }
-            at += datagram.len();
+/// Opens a message's datagrams and hands on what was inside. The last packets may stay in `train`, to be joined with what
+/// is in the next message.
+pub(super) fn receive<'a>(
+    engine: &mut Engine<SpiffeId, PeerName>,
+    (inner, outer): (&mut Inner, &mut Outer),
+    train: &mut Train<'a>,
+    message: Message<'a>,
+    now: Instant,
+) {
+    let Message { from, to, ecn: mark, stride, bytes } = message;
+    let length = bytes.len();
+    let mut count = 0;
+    let mut is_authentic = false;
+    for datagram in bytes.chunks_mut(stride) {
+        count += 1;
+        let proves = proves_sender(datagram);
+        // why it was dropped is counted there
+        let Ok(opened) = engine.open_in_place(from, datagram, now) else { continue };
+        is_authentic |= proves;
+        let Some(packet) = opened.and_then(|range| datagram.get_mut(range)) else { continue };
+        if ecn::carry_inwards(mark, packet) {
+            inner.write(train, packet);
+        } else {
+            inner.congested();
         }
-        outer.count_received(count, message.bytes.len());
-        if is_authentic {
-            outer.learn(message.from, message.to);
-        }
-        inner.write(message.bytes, &self.packets);
+    }
+    outer.count_received(count, length);
+    if is_authentic {
+        outer.learn(from, to);
     }
 }
 

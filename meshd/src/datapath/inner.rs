@@ -1,20 +1,17 @@
 //! The door to the overlay: one queue of the TUN device, which may be deleted under us.
 
 use std::io::{self, IoSlice};
-use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use linux::fault::Fault;
 use linux::tun::{HEADER_BYTES, PACKET_BYTES_MAX, Tun, TunError, TunOffload};
-use packet::{OFFLOAD_HEADER, Offload, RUN_MAX, Run};
+use packet::{HEAD_MAX, OFFLOAD_HEADER, Offload, RUN_MAX, Run};
 
 use super::counters::Counters;
+use super::train::Train;
 
 const _: () = assert!(HEADER_BYTES == OFFLOAD_HEADER, "both are struct virtio_net_hdr");
-
-/// The longest headers that joining rewrites: IPv6 and TCP with all its options.
-const HEADERS_MAX: usize = 40 + 60;
 
 /// The TUN device, or its absence.
 pub(super) struct Inner {
@@ -90,76 +87,58 @@ impl Inner {
         }
     }
 
-    /// Hands on packets to local workloads: where they lie in `message`, each with at least [`OFFLOAD_HEADER`] bytes in
-    /// front of it that nobody needs any more. Those of one flow that follow each other go as one.
-    pub(super) fn write(&mut self, message: &mut [u8], mut packets: &[Range<usize>]) {
-        while let Some((first, others)) = packets.split_first() {
-            let (run, payloads) = self.join(message, first, others);
-            let (_, rest) = others.split_at(run.count() - 1);
-            self.write_run(message, first, &run, others, &payloads);
-            packets = rest;
+    /// Hands on a packet to a local workload. Packets of one flow that follow each other go as one, so it may stay in
+    /// `train` until another one comes that does not follow, or until [`write_train`](Self::write_train).
+    pub(super) fn write<'a>(&mut self, train: &mut Train<'a>, packet: &'a [u8]) {
+        if !train.join(packet) {
+            self.write_train(train);
+            let run = train.begin(packet);
+            let may_join = match self.join {
+                TunOffload::None => false,
+                TunOffload::Tcp => !run.is_udp(),
+                TunOffload::Udp => true,
+            };
+            if may_join && run.is_open() {
+                return;
+            }
+            self.write_train(train);
+        } else if !train.is_open() {
+            self.write_train(train);
         }
     }
 
-    /// Finds the run that begins with `first`, and where the payload of each packet after it begins.
-    fn join(&self, message: &[u8], first: &Range<usize>, others: &[Range<usize>]) -> (Run, [u16; RUN_MAX]) {
-        let head = message.get(first.clone()).unwrap_or_default();
-        let mut payloads = [0; RUN_MAX];
-        let mut run = Run::new(head);
-        let may_join = match self.join {
-            TunOffload::None => false,
-            TunOffload::Tcp => !run.is_udp(),
-            TunOffload::Udp => true,
-        };
-        if may_join {
-            for (other, payload) in others.iter().zip(&mut payloads) {
-                let packet = message.get(other.clone()).unwrap_or_default();
-                let Some(at) = run.join(head, packet) else { break };
-                *payload = u16::try_from(at).unwrap_or_default();
+    /// Hands on what is in `train`.
+    pub(super) fn write_train(&mut self, train: &mut Train<'_>) {
+        let Some(run) = train.run().copied() else { return };
+        let mut head = [0; HEAD_MAX];
+        let mut parts = [IoSlice::new(&[]); RUN_MAX + 1];
+        let count = train.parts(&mut head, &mut parts);
+        let is_refused = !self.write_parts(parts.get(..count).unwrap_or_default(), &run);
+        let Some(packets) = train.take() else { return };
+        if is_refused {
+            let header = Offload::default().to_bytes();
+            for packet in packets {
+                self.write_parts(&[IoSlice::new(&header), IoSlice::new(packet)], &Run::new(packet));
             }
         }
-        (run, payloads)
     }
 
-    fn write_run(
-        &mut self,
-        message: &mut [u8],
-        first: &Range<usize>,
-        run: &Run,
-        others: &[Range<usize>],
-        payloads: &[u16; RUN_MAX],
-    ) {
-        let mut headers = [0; HEADERS_MAX];
-        let head = message.get_mut(first.clone()).unwrap_or_default();
-        let saved = head.len().min(HEADERS_MAX);
-        headers.iter_mut().zip(&*head).for_each(|(to, from)| *to = *from);
-        let offload = run.finish(head);
-        let Some(begin) = first.start.checked_sub(OFFLOAD_HEADER) else { return };
-        if let Some(place) = message.get_mut(begin..).and_then(|rest| rest.first_chunk_mut()) {
-            *place = offload.to_bytes();
-        }
-        let others = others.get(..run.count() - 1).unwrap_or_default();
-        let mut parts = [IoSlice::new(&[]); RUN_MAX];
-        let ranges = others.iter().zip(payloads).map(|(other, at)| other.start + usize::from(*at)..other.end);
-        for (part, range) in parts.iter_mut().zip(std::iter::once(begin..first.end).chain(ranges)) {
-            *part = IoSlice::new(message.get(range).unwrap_or_default());
-        }
+    /// Writes one packet or super packet; false if it was a super packet that has to be written in single packets.
+    fn write_parts(&mut self, parts: &[IoSlice<'_>], run: &Run) -> bool {
         let Some(tun) = &self.tun else {
             self.counters.tun_fault(Fault::Gone);
-            return;
+            return true;
         };
-        match tun.send(parts.get(..run.count()).unwrap_or_default()) {
+        match tun.send(parts) {
             Ok(()) => self.counters.tun_written.add(run.count(), run.total_length()),
             Err(error) if Fault::of(&error) == Fault::Gone => self.lose(&error),
             Err(error) if run.count() > 1 && Fault::of(&error) == Fault::Other => {
                 self.refuse(run.is_udp(), &error);
-                if let Some(head) = message.get_mut(first.clone()).and_then(|head| head.get_mut(..saved)) {
-                    head.iter_mut().zip(&headers).for_each(|(to, from)| *to = *from);
-                }
-                self.write_singly(message, first, others);
+                return false;
             }
             Err(error) => self.counters.tun_fault(Fault::of(&error)),
         }
+        true
     }
 
     /// The kernel does not take super packets after all (some do not, whatever they say): from now on it gets packets.
@@ -167,13 +146,6 @@ impl Inner {
         self.join = if is_udp { TunOffload::Tcp } else { TunOffload::None };
         self.counters.fell_back();
         tracing::warn!(link = %self.name, %error, now = self.join.label(), "The TUN device refuses super packets");
-    }
-
-    fn write_singly(&mut self, message: &mut [u8], first: &Range<usize>, others: &[Range<usize>]) {
-        for packet in std::iter::once(first).chain(others) {
-            let alone = Run::new(message.get(packet.clone()).unwrap_or_default());
-            self.write_run(message, packet, &alone, &[], &[0; RUN_MAX]);
-        }
     }
 
     /// A packet was dropped because its sender could not have seen that the path is congested.

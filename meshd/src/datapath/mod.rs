@@ -14,6 +14,7 @@ mod outer;
 mod pieces;
 mod repeats;
 mod source;
+mod train;
 mod worker;
 
 #[cfg(test)]
@@ -25,7 +26,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow};
-use linux::poll::Waker;
+use linux::poll::{Poll, Waker};
 use linux::tun::TunOffload;
 use linux::udp::Udp;
 use ring::rand::SecureRandom as _;
@@ -84,12 +85,13 @@ pub(crate) fn spawn(config: &Config) -> anyhow::Result<(Handle, mpsc::Receiver<E
         .map_err(|_nothing| anyhow!("the kernel has no random numbers for us"))?;
     let mut engine = wg::Engine::new(seed, SystemTime::now(), Instant::now());
     engine.set_mtu(config.mtu);
-    let waker = Waker::new().context("cannot make the data thread's waker")?;
+    let poll = Poll::new().context("cannot make what the data thread waits with")?;
+    let waker = poll.waker();
     let (commands, receiver) = sync_channel(COMMANDS_MAX);
     let (events, told) = mpsc::channel(EVENTS_MAX);
     let outer = Outer::new(udp, config.offload, Arc::clone(&counters), Instant::now());
     let outbound = Outbound::new(config.mtu, config.class, Arc::clone(&counters));
-    let worker = Worker::new(engine, (inner, outer), outbound, receiver, waker.clone(), events);
+    let worker = Worker::new(engine, (inner, outer), outbound, receiver, poll, events);
     let thread = thread::Builder::new()
         .name("mesh-data".to_owned())
         .spawn(move || worker.run())

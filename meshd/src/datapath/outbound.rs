@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use identity::SpiffeId;
-use packet::{
-    Fragments, IpPacket, OFFLOAD_HEADER, Offload, SegmentError, Segments, TOO_BIG_MAX, Version, ecn, too_big,
-};
+use packet::{Fragments, IpPacket, Offload, SegmentError, Segments, TOO_BIG_MAX, Version, ecn, too_big};
 use plan::PeerName;
 use wg::{Engine, HEADROOM, Path};
 
@@ -29,7 +27,7 @@ pub(super) struct Outbound {
     scratch: Box<[u8]>,
     /// Where a packet is finished before it is fragmented.
     finished: Box<[u8]>,
-    /// What its sender is told of a packet that is too long, behind room for an offload header.
+    /// What its sender is told of a packet that is too long.
     answer: Box<[u8]>,
     /// The longest packet that every path carries, in bytes.
     mtu: usize,
@@ -69,7 +67,7 @@ impl ClassPolicy {
 impl Outbound {
     pub(super) fn new(mtu: usize, class: ClassPolicy, counters: Arc<Counters>) -> Self {
         let [scratch, finished] = [(); 2].map(|()| vec![0; SCRATCH_BYTES].into_boxed_slice());
-        let answer = vec![0; OFFLOAD_HEADER + TOO_BIG_MAX].into_boxed_slice();
+        let answer = vec![0; TOO_BIG_MAX].into_boxed_slice();
         Self { outbox: Outbox::new(), scratch, finished, answer, mtu, class, repeats: Repeats::new(), counters }
     }
 
@@ -107,9 +105,9 @@ impl Outbound {
         None
     }
 
-    /// What the sender of the last packet is to be told: `length` bytes, with room for an offload header before them.
-    pub(super) fn answer(&mut self, length: usize) -> &mut [u8] {
-        self.answer.get_mut(..OFFLOAD_HEADER + length).unwrap_or_default()
+    /// What the sender of the last packet is to be told: `length` bytes.
+    pub(super) fn answer(&self, length: usize) -> &[u8] {
+        self.answer.get(..length).unwrap_or_default()
     }
 
     /// Sends packets that are longer than the path and that no transport lets us cut: fragmented where that is allowed.
@@ -134,8 +132,7 @@ impl Outbound {
                 continue;
             }
             if length > limit {
-                let place = self.answer.get_mut(OFFLOAD_HEADER..).unwrap_or_default();
-                told = told.or(too_big(single, limit, place));
+                told = told.or(too_big(single, limit, &mut self.answer));
             }
             if length <= limit || ip.version() == Version::V6 && ip.fragment().is_some() {
                 let Ok(whole) = Segments::new(&Offload::default(), single, usize::MAX) else { break };

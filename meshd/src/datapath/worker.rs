@@ -7,9 +7,8 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use identity::SpiffeId;
-use linux::poll::{Waker, Woken};
+use linux::poll::{Poll, Woken};
 use linux::udp::{Batch, Family};
-use packet::OFFLOAD_HEADER;
 use plan::PeerName;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -17,11 +16,12 @@ use wg::Engine;
 
 use super::command::{Command, Event, Offloads, SessionSnapshot, Snapshot};
 use super::counters::Counters;
-use super::inbound::Inbound;
+use super::inbound;
 use super::inner::Inner;
 use super::outbound::Outbound;
 use super::outbox::Heading;
 use super::outer::{Outer, READ_PAUSE};
+use super::train::Train;
 
 /// Packets read from the TUN in one turn, so that the other direction is never far. Decision 0007.
 const BURST_MAX: usize = 64;
@@ -35,22 +35,29 @@ const HANDSHAKE_CLASS: u8 = 0x88;
 /// The shortest time between two turns that are made for the engine's timers alone, whatever it asks for.
 const TIMER_PAUSE: Duration = Duration::from_millis(1);
 
+/// What the thread waits for: the TUN queue, UDP over IPv4, UDP over IPv6.
+const SOURCES: usize = 3;
+
+/// Where the TUN queue is among them.
+const TUN: usize = 0;
+
 /// Everything the data thread owns.
 pub(super) struct Worker {
     engine: Engine<SpiffeId, PeerName>,
     inner: Inner,
     outer: Outer,
     outbound: Outbound,
-    inbound: Inbound,
     batch: Batch,
     commands: Receiver<Command>,
-    waker: Waker,
+    poll: Poll<SOURCES>,
     events: mpsc::Sender<Event>,
     counters: Arc<Counters>,
     /// Whether control knows that the TUN device is gone.
     loss_told: bool,
     /// When the engine's timers last ran.
     timers_ran: Instant,
+    /// Whether the last turn found no more than one packet at the TUN.
+    is_single: bool,
 }
 
 impl Worker {
@@ -60,7 +67,7 @@ impl Worker {
         (inner, outer): (Inner, Outer),
         outbound: Outbound,
         commands: Receiver<Command>,
-        waker: Waker,
+        poll: Poll<SOURCES>,
         events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
@@ -69,13 +76,13 @@ impl Worker {
             inner,
             outer,
             outbound,
-            inbound: Inbound::default(),
             batch: Batch::new(),
             commands,
-            waker,
+            poll,
             events,
             loss_told: false,
             timers_ran: Instant::now(),
+            is_single: true,
         }
     }
 
@@ -110,12 +117,15 @@ impl Worker {
     }
 
     /// Waits for a packet at either door, a call, or the next deadline.
-    fn wait(&self) -> std::io::Result<Woken<3>> {
+    fn wait(&mut self) -> std::io::Result<Woken<SOURCES>> {
         let timers = self.engine.poll_timeout().map(|due| due.max(self.timers_ran + TIMER_PAUSE));
         let untold = (!self.inner.is_open() && !self.loss_told).then(|| Instant::now() + READ_PAUSE);
         let deadline = [timers, self.outer.rest_ends(), untold].into_iter().flatten().min();
         let sources = [self.inner.source(), self.outer.source(Family::V4), self.outer.source(Family::V6)];
-        self.waker.wait(sources, deadline)
+        for (at, source) in sources.into_iter().enumerate() {
+            self.poll.watch(at, source)?;
+        }
+        self.poll.wait(deadline)
     }
 
     /// Does what control has asked for.
@@ -136,7 +146,12 @@ impl Worker {
                 // whoever asked may have gone meanwhile
                 Ok(Command::Snapshot(reply)) => drop(reply.send(self.snapshot(now))),
                 Ok(Command::OpenTun(reply)) => {
+                    let was_open = self.inner.is_open();
                     let opened = self.inner.reopen();
+                    if !was_open {
+                        // the new queue may have the old one's number
+                        let _unwatched = self.poll.watch(TUN, None);
+                    }
                     self.loss_told &= opened.is_err();
                     drop(reply.send(opened));
                 }
@@ -161,29 +176,35 @@ impl Worker {
         if !self.outer.receive(family, &mut self.batch, now) {
             return;
         }
-        for mut message in self.batch.messages() {
-            self.inbound.receive(&mut self.engine, (&mut self.inner, &mut self.outer), &mut message, now);
+        let mut train = Train::new();
+        for message in self.batch.messages() {
             let answers = message.to.map(|ours| (message.from, ours));
+            inbound::receive(&mut self.engine, (&mut self.inner, &mut self.outer), &mut train, message, now);
             flush(&mut self.engine, &mut self.outer, answers);
         }
+        self.inner.write_train(&mut train);
     }
 
     /// Seals what workloads send, at most [`BURST_MAX`] packets or about [`BURST_BYTES`].
     fn read_tun(&mut self, now: Instant) {
-        let mut bytes = 0;
-        for _ in 0..BURST_MAX {
+        let (mut count, mut bytes) = (0, 0);
+        while count < BURST_MAX && bytes < BURST_BYTES {
             let Some((offload, packet)) = self.inner.read() else { break };
+            count += 1;
             bytes += packet.len();
             let told = self.outbound.send(&mut self.engine, &mut self.outer, (offload, packet), now);
             if let Some(length) = told {
-                let answer = self.outbound.answer(length);
-                let whole = OFFLOAD_HEADER..answer.len();
-                self.inner.write(answer, std::slice::from_ref(&whole));
+                let mut train = Train::new();
+                self.inner.write(&mut train, self.outbound.answer(length));
+                self.inner.write_train(&mut train);
             }
-            if bytes >= BURST_BYTES {
-                break;
+            if self.is_single {
+                // there will hardly be another one: it need not wait for that to be certain
+                self.outbound.flush(&mut self.outer);
+                self.is_single = false;
             }
         }
+        self.is_single = count <= 1;
         self.outbound.flush(&mut self.outer);
         self.flush(None);
     }

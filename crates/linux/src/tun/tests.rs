@@ -3,7 +3,7 @@
 use super::*;
 use crate::fault::Fault;
 use crate::netns::Netns;
-use crate::poll::Waker;
+use crate::poll::Poll;
 use std::net::UdpSocket;
 use std::process::Command;
 
@@ -18,7 +18,9 @@ fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 fn wait_readable(tun: &Tun) {
-    assert!(Waker::new().unwrap().wait([Some(tun.as_fd())], None).unwrap().ready[0]);
+    let mut poll = Poll::<1>::new().unwrap();
+    poll.watch(0, Some(tun.as_fd())).unwrap();
+    assert!(poll.wait(None).unwrap().ready[0]);
 }
 
 /// Hands a packet to the kernel behind an empty header.

@@ -11,15 +11,19 @@ fn coalesce(packets: &[Vec<u8>]) -> Vec<(Vec<u8>, Offload)> {
     let mut packets = packets.iter().peekable();
     while let Some(first) = packets.next() {
         let mut run = Run::new(first);
-        let mut whole = first.clone();
+        let mut others = Vec::new();
         while let Some(next) = packets.peek()
             && let Some(payload_at) = run.join(first, next)
         {
-            whole.extend(&next[payload_at..]);
+            others.extend(&next[payload_at..]);
             packets.next();
+            assert!(run.is_open() || packets.peek().is_none_or(|next| run.join(first, next).is_none()));
         }
+        let mut head = [0xee; HEAD_MAX];
+        let Head { length, payload_at } = run.write_head(first, &mut head);
+        let offload = Offload::parse(head.first_chunk().unwrap()).unwrap();
+        let whole = [&head[OFFLOAD_HEADER..length], &first[payload_at..], &others].concat();
         assert_eq!((run.count() > 1, run.total_length()), (whole.len() > first.len(), whole.len()));
-        let offload = run.finish(&mut whole);
         all.push((whole, offload));
     }
     all
