@@ -30,6 +30,8 @@ pub(crate) struct Status {
     pub(crate) drops: BTreeMap<String, u64>,
     /// Manifests that could not be used.
     pub(crate) refusals: Vec<Refusal>,
+    /// Pods that are labelled into the mesh and not protected by it.
+    pub(crate) outside: Vec<OutsidePod>,
     /// Clear text refused lately by a STRICT workload.
     pub(crate) denied: Vec<SeenFlow>,
     /// Clear text accepted lately by a PERMISSIVE workload.
@@ -104,6 +106,16 @@ pub(crate) struct PeerCount {
     pub(crate) known: u64,
     /// Those with a live session.
     pub(crate) sessions: u64,
+}
+
+/// A pod of the node that should be in the mesh and is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct OutsidePod {
+    /// `namespace/name`.
+    pub(crate) pod: String,
+    /// Why, and what to do.
+    pub(crate) reason: String,
 }
 
 /// A manifest that could not be used.

@@ -10,7 +10,7 @@ use crate::kubectl::ClusterChoice;
 use crate::screen;
 
 /// Every file below `manifests/` but the chart, which is made of these.
-const MANIFESTS: [(&str, &str); 15] = [
+const MANIFESTS: [(&str, &str); 18] = [
     ("base/admission.yaml", include_str!("../../manifests/base/admission.yaml")),
     ("base/controller.yaml", include_str!("../../manifests/base/controller.yaml")),
     ("base/crds.yaml", include_str!("../../manifests/base/crds.yaml")),
@@ -18,6 +18,15 @@ const MANIFESTS: [(&str, &str); 15] = [
     ("base/namespace.yaml", include_str!("../../manifests/base/namespace.yaml")),
     ("base/node.yaml", include_str!("../../manifests/base/node.yaml")),
     ("base/rbac.yaml", include_str!("../../manifests/base/rbac.yaml")),
+    (
+        "components/startup-taint/admission.yaml",
+        include_str!("../../manifests/components/startup-taint/admission.yaml"),
+    ),
+    (
+        "components/startup-taint/kustomization.yaml",
+        include_str!("../../manifests/components/startup-taint/kustomization.yaml"),
+    ),
+    ("components/startup-taint/rbac.yaml", include_str!("../../manifests/components/startup-taint/rbac.yaml")),
     ("overlays/default/kustomization.yaml", include_str!("../../manifests/overlays/default/kustomization.yaml")),
     ("overlays/dual-stack/kustomization.yaml", include_str!("../../manifests/overlays/dual-stack/kustomization.yaml")),
     ("overlays/harvester/kustomization.yaml", include_str!("../../manifests/overlays/harvester/kustomization.yaml")),

@@ -78,6 +78,9 @@ fn text(status: &Status) -> String {
     flows(&mut text, "Clear text refused, because the workload is STRICT", &status.denied);
     flows(&mut text, "Clear text accepted, because the workload is PERMISSIVE", &status.clear_seen);
     refused(&mut text, status);
+    for pod in &status.outside {
+        add(&mut text, &format!("\n  {}: {}: {}", screen::bad("outside the mesh"), pod.pod, pod.reason));
+    }
     for refusal in &status.refusals {
         add(
             &mut text,

@@ -35,13 +35,17 @@ async fn node_until_stopped(config: NodeConfig) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     crate::start::check_node(&config).await?;
     let (run_dir, cluster) = (config.run_dir.clone(), Cluster::open(&config.shared).await?);
+    let metrics_address = config.shared.metrics_address;
     let (mut node, data) = Node::open(config, &cluster).await?;
     let (cni_asked, cni) = mpsc::channel(QUESTIONS_MAX);
     let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
     let line_max = u64::try_from(::cni::wire::LINE_LENGTH_MAX).unwrap_or(u64::MAX);
-    let source = cluster.watch()?;
+    let source = cluster.watch(Some(node.view_file()))?;
     let refusal = crate::node::stopping().encode()?;
     let cni_socket = LineSocket::bind(&run_dir.join("cni.sock"), line_max, cni_asked, trimmed(refusal))?;
+    if let Some(address) = metrics_address {
+        crate::http::serve_metrics(address, admin_asked.clone()).await?;
+    }
     let admin_socket = LineSocket::bind(&run_dir.join("admin.sock"), ADMIN_LINE_MAX, admin_asked, stopping())?;
     let outcome = node.run(Inputs { source, cni, admin, data }, stop).await;
     tracing::info!("Stopping: workloads stay attached and protected");
@@ -74,7 +78,7 @@ async fn controller_until_stopped(config: ControllerConfig) -> anyhow::Result<()
     let issuer = Box::new(EmbeddedCa::open(&config.state_dir, &config.trust_domain, wall())?);
     // what signs must outlive this life before anybody trusts it
     lead.keep().await?;
-    let source = cluster.watch()?;
+    let source = cluster.watch(None)?;
     let mut controller = Controller::open(Parts {
         issuer,
         publisher: cluster.publisher("weft-controller"),
@@ -85,9 +89,16 @@ async fn controller_until_stopped(config: ControllerConfig) -> anyhow::Result<()
         period: config.shared.rotation_period,
     })?;
     let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
+    if let Some(address) = config.shared.metrics_address {
+        crate::http::serve_metrics(address, admin_asked.clone()).await?;
+    }
     let socket = config.run_dir.join("controller.sock");
     let _admin = LineSocket::bind(&socket, ADMIN_LINE_MAX, admin_asked, stopping())?;
-    controller.run(source, admin, &lead, stop).await
+    let outcome = controller.run(source, admin, &lead, stop).await;
+    // nothing of ours is written from here on
+    drop(controller);
+    lead.release().await;
+    outcome
 }
 
 /// What a stopping daemon answers meshctl.
@@ -177,7 +188,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn start_log(config: &SharedConfig) -> anyhow::Result<Log> {
-    let filter = EnvFilter::try_new(&config.log)
+    // each failed connection is an error there; the watches say it once, and what follows from it
+    let filter = EnvFilter::try_new(format!("kube_client::client::builder=off,{}", config.log))
         .with_context(|| format!("--log `{}` is no filter: a level, or target=level,…", config.log))?;
     let sink = Log::open(std::io::stderr()).context("cannot start the log's thread")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(sink.clone());

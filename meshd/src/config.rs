@@ -58,6 +58,10 @@ pub(crate) struct SharedConfig {
     /// on every node and on the controller.
     #[arg(long, env = "WEFT_ROTATION_PERIOD", default_value = "24h", value_name = "DURATION", value_parser = rotation_period)]
     pub(crate) rotation_period: Duration,
+    /// Address and port on which metrics are told by HTTP (docs/metrics.md); by default nowhere. Nobody is asked who they
+    /// are there.
+    #[arg(long, env = "WEFT_METRICS_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_address: Option<SocketAddr>,
     /// What to log: a level or a list of target=level (tracing's filter syntax).
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     pub(crate) log: String,
@@ -109,6 +113,10 @@ pub(crate) struct NodeConfig {
     /// the processor has instructions for it). Two nodes use what both have. Stock WireGuard peers always get ChaCha20.
     #[arg(long, env = "WEFT_DATA_CIPHER", default_value = "auto", value_name = "CIPHER", value_parser = data_cipher)]
     pub(crate) data_cipher: Suite,
+    /// Take the taint `weft.dev/not-ready` off this node once it can serve: nodes that come with that taint run no pod
+    /// before. Needs manifests/components/startup-taint.
+    #[arg(long, env = "WEFT_STARTUP_TAINT", conflicts_with = "directory")]
+    pub(crate) startup_taint: bool,
     #[command(flatten)]
     pub(crate) install: InstallConfig,
 }

@@ -1,7 +1,9 @@
 //! Puts the CNI plugin and its entry in the network list in place, keeps them there, and takes them back.
 //!
-//! The entry goes behind the other plugins of the list that the runtime reads: the first file of the folder by name, as
+//! A list that says that it takes files from beside it gets one of ours there, and stays as it is. Otherwise the entry goes behind the other plugins of the list that the runtime reads: the first file of the folder by name, as
 //! libcni does. The list as it was is kept in the state folder (`cni-original`), so that it comes back byte for byte.
+
+mod drop_in;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,6 +70,14 @@ impl Install {
         self.ensure_plugin()?;
         let path = self.places.list()?;
         let text = read_list(&path)?;
+        if let Some(place) = drop_in::place(&path, &text) {
+            if drop_in::put(&place, &self.places.entry())? {
+                tracing::info!(file = %place.display(), "mesh-cni is chained by a file of its own");
+            }
+            return Ok(());
+        }
+        // never both: the plugin would be called twice
+        drop_in::remove(&self.places.conf_dir)?;
         let after = insert_plugin(&text, &self.places.entry())
             .with_context(|| format!("mesh-cni cannot be chained in {}", path.display()))?;
         if after == text {
@@ -135,6 +145,7 @@ impl Places {
                 atomic_write(&path, before.as_bytes(), mode_of(&path))?;
             }
         }
+        drop_in::remove(&self.conf_dir)?;
         remove_durably(&self.original())?;
         let left = forget_us(cache);
         if left.is_empty() {

@@ -118,3 +118,66 @@ fn the_plugin_stays_where_what_is_remembered_cannot_be_changed() {
     assert!(node.places.remove(&cache).unwrap().is_empty());
     assert!(!node.places.bin_dir.join("mesh-cni").exists());
 }
+
+const OPEN: &str =
+    "{\"cniVersion\":\"1.1.0\",\"name\":\"pods\",\"loadOnlyInlinedPlugins\":false,\"plugins\":[{\"type\":\"ptp\"}]}";
+
+fn drop_in(node: &Node) -> Option<Value> {
+    let text = fs::read(node.places.conf_dir.join("pods/50-mesh-cni.conf")).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+#[test]
+fn a_list_that_takes_files_gets_one_and_is_not_touched() {
+    let node = Node::new(&[("10-pods.conflist", OPEN)]);
+    let mut install = Install::new(node.places.clone());
+    install.ensure().unwrap();
+    assert_eq!(node.list("10-pods.conflist"), OPEN);
+    assert_eq!(drop_in(&node).unwrap()["type"], "mesh-cni");
+    // somebody takes it away, or writes into it
+    fs::remove_file(node.places.conf_dir.join("pods/50-mesh-cni.conf")).unwrap();
+    install.ensure().unwrap();
+    fs::write(node.places.conf_dir.join("pods/50-mesh-cni.conf"), "{}").unwrap();
+    install.ensure().unwrap();
+    assert_eq!(drop_in(&node).unwrap()["type"], "mesh-cni");
+    node.places.remove(Path::new("/nowhere")).unwrap();
+    assert_eq!(node.list("10-pods.conflist"), OPEN);
+    assert!(!node.places.conf_dir.join("pods").exists(), "the folder that was made goes too");
+    let left: Vec<_> = fs::read_dir(&node.places.conf_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["10-pods.conflist"]);
+}
+
+#[test]
+fn a_folder_with_files_of_others_stays_and_a_list_that_stops_taking_files_is_edited() {
+    let node = Node::new(&[("10-pods.conflist", OPEN)]);
+    let mut install = Install::new(node.places.clone());
+    install.ensure().unwrap();
+    fs::write(node.places.conf_dir.join("pods/10-other.conf"), "{\"type\":\"tuning\"}").unwrap();
+    fs::write(node.places.conf_dir.join("10-pods.conflist"), LIST).unwrap();
+    install.ensure().unwrap();
+    assert!(drop_in(&node).is_none(), "both would call the plugin twice");
+    assert!(node.list("10-pods.conflist").contains("mesh-cni"));
+    assert!(node.places.conf_dir.join("pods/10-other.conf").exists());
+}
+
+#[test]
+fn lists_that_do_not_say_so_or_have_no_good_name_take_no_files() {
+    let list = |more: &str| format!("{{\"cniVersion\":\"1.1.0\",{more},\"plugins\":[{{\"type\":\"ptp\"}}]}}");
+    let path = Path::new("/etc/cni/net.d/10-pods.conflist");
+    let name = "\"name\":\"pods\"";
+    let declared = "\"loadOnlyInlinedPlugins\"";
+    for more in [
+        name.to_owned(),
+        format!("{name},{declared}:true"),
+        format!("{name},{declared}:1"),
+        format!("{declared}:false"),
+        format!("\"name\":\"..\",{declared}:false"),
+        format!("\"name\":\"a/b\",{declared}:false"),
+    ] {
+        assert_eq!(drop_in::place(path, &list(&more)), None, "{more}");
+    }
+    let ours = list(&format!("{name},{declared}:false")).replace("ptp", "mesh-cni");
+    assert_eq!(drop_in::place(path, &ours), None, "it is chained already");
+    let place = drop_in::place(path, &list(&format!("{name},{declared}:\"false\"")));
+    assert_eq!(place.as_deref(), Some(Path::new("/etc/cni/net.d/pods/50-mesh-cni.conf")));
+}

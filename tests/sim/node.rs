@@ -270,7 +270,12 @@ impl Node {
             observed_revision: daemon.view.revision(),
             bindings: Vec::new(),
         };
-        if daemon.reported.as_ref() == Some(&report) {
+        let is_same = daemon.reported.as_ref().is_some_and(|reported| {
+            let observed =
+                if daemon.view.is_anybody_waited_for() { report.observed_revision } else { reported.observed_revision };
+            *reported == MeshNode { observed_revision: observed, ..report.clone() }
+        });
+        if is_same {
             return None;
         }
         daemon.reported = Some(report.clone());

@@ -144,6 +144,14 @@ impl ClusterView {
         self.revisions.values().copied().max().unwrap_or(0)
     }
 
+    /// Whether an address is between two phases, so that the controller waits for every node to say how far it is
+    /// ([`Self::revision`]). While nobody is, a node need not say it.
+    #[must_use]
+    pub fn is_anybody_waited_for(&self) -> bool {
+        let phases = self.slices.values().flat_map(|slice| slice.endpoints.values().map(Endpoint::phase));
+        phases.into_iter().any(|phase| matches!(phase, Phase::Ready | Phase::Switched))
+    }
+
     /// The labels of a namespace; none when it is unknown.
     #[must_use]
     pub fn namespace_labels(&self, name: &str) -> Labels {

@@ -19,7 +19,7 @@ mod hostile;
 #[cfg(test)]
 mod tests;
 
-pub use self::authorization::authorization_policy;
+pub use self::authorization::{OPERATION_REFUSED, RULE_REFUSED, SOURCE_REFUSED, SPEC_REFUSED, authorization_policy};
 pub use self::cluster::cluster_policy;
 pub use self::network::network_policy;
 pub use self::node::{pod_ports, pod_workload};

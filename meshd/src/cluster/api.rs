@@ -117,6 +117,8 @@ pub(crate) struct MeshNodeStatus {
     pub(crate) bindings: Vec<IssuedBinding>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) refused: Vec<Refused>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) conditions: Vec<Condition>,
 }
 
 impl MeshNodeStatus {
@@ -203,6 +205,33 @@ pub(crate) struct MeshTrustSpec {
     pub(crate) root: String,
     /// PEM.
     pub(crate) intermediate: String,
+}
+
+/// One thing that holds of an object or does not, as Kubernetes' API conventions have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Condition {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// True, False or Unknown.
+    pub(crate) status: String,
+    pub(crate) reason: String,
+    #[serde(default)]
+    pub(crate) message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) observed_generation: Option<i64>,
+    /// RFC 3339.
+    pub(crate) last_transition_time: String,
+}
+
+impl Condition {
+    /// With the time of the last transition, which is `held`'s where the status is.
+    pub(crate) fn since(mut self, held: Option<&Self>) -> Self {
+        if let Some(held) = held.filter(|held| held.status == self.status) {
+            self.last_transition_time.clone_from(&held.last_transition_time);
+        }
+        self
+    }
 }
 
 /// A mode as manifests spell it.

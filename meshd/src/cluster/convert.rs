@@ -119,7 +119,8 @@ pub(super) fn unused_parts(key: &ObjectKey, value: &Value) -> Vec<String> {
     refusals.iter().map(|refusal| format!("{}: {refusal}", title(key))).collect()
 }
 
-fn title(key: &ObjectKey) -> String {
+/// How a sentence names an object.
+pub(super) fn title(key: &ObjectKey) -> String {
     let slash = if key.namespace.is_empty() { "" } else { "/" };
     format!("{} {}{slash}{}", key.kind, key.namespace, key.name)
 }

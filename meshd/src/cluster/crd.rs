@@ -3,6 +3,8 @@
 //! `manifests/base/crds.yaml` is what [`manifest`] prints (`meshd crds`); a test holds the two together, and another holds
 //! the schemas against the Rust types.
 
+mod people;
+
 use serde_json::{Map, Value, json};
 
 /// What one kind is, beside its schema.
@@ -17,18 +19,46 @@ struct Kind {
     columns: &'static [(&'static str, &'static str, &'static str, &'static str)],
 }
 
-const KINDS: [Kind; 4] = [
+/// Whether every part of what people wrote is used.
+const ACCEPTED: (&str, &str, &str, &str) = (
+    "Accepted",
+    ".status.conditions[?(@.type==\"Accepted\")].status",
+    "string",
+    "Whether every part of it is read and in force; the condition's message names those that are not.",
+);
+
+const KINDS: [Kind; 5] = [
     Kind {
         kind: "PeerAuthentication",
         plural: "peerauthentications",
         short: &["pa"],
         namespaced: true,
-        status: false,
+        status: true,
         description: "How workloads take connections: only by the mesh (STRICT), both ways (PERMISSIVE), or not by the mesh (DISABLE). The fields are Istio's.",
         columns: &[
             ("Mode", ".spec.mtls.mode", "string", "What the selected workloads accept."),
             ("Outbound", ".spec.outbound", "string", "What they may send outside the mesh."),
+            ACCEPTED,
             ("Age", ".metadata.creationTimestamp", "date", "Among two of one scope the older counts."),
+        ],
+    },
+    Kind {
+        kind: "AuthorizationPolicy",
+        plural: "authorizationpolicies",
+        short: &["ap"],
+        namespaced: true,
+        status: true,
+        description: "Who may talk to the selected workloads, by identity, namespace, prefix and port. The fields are Istio's, as far as packets show them.",
+        columns: &[
+            ("Action", ".spec.action", "string", "What happens to what the rules match; ALLOW where it is not set."),
+            (
+                "Direction",
+                ".spec.direction",
+                "string",
+                "Which side's workloads are selected; Inbound where it is not set.",
+            ),
+            ACCEPTED,
+            ("Age", ".metadata.creationTimestamp", "date", "Since when it is in force."),
         ],
     },
     Kind {
@@ -41,7 +71,18 @@ const KINDS: [Kind; 4] = [
         columns: &[
             ("Joined", ".status.joined", "boolean", "The controller believes this node."),
             ("Endpoint", ".spec.endpoints[0]", "string", "Where its peers reach it."),
-            ("Observed", ".spec.observedRevision", "integer", "The newest endpoint slices in its kernel."),
+            (
+                "Attached",
+                ".status.conditions[?(@.type==\"PodsAttached\")].status",
+                "string",
+                "Every pod there that is labelled into the mesh is protected by it.",
+            ),
+            (
+                "Observed",
+                ".spec.observedRevision",
+                "integer",
+                "The newest endpoint slices in its kernel, when a change last waited for it.",
+            ),
             ("Age", ".metadata.creationTimestamp", "date", "Since when it is in the mesh."),
         ],
     },
@@ -117,7 +158,8 @@ fn definition(kind: &Kind) -> Value {
 
 fn schema(kind: &Kind) -> Value {
     let (spec, status) = match kind.kind {
-        "PeerAuthentication" => (peer_authentication(), None),
+        "PeerAuthentication" => (people::peer_authentication(), Some(people::status())),
+        "AuthorizationPolicy" => (people::authorization_policy(), Some(people::status())),
         "MeshNode" => (mesh_node(), Some(mesh_node_status())),
         "MeshEndpointSlice" => (mesh_endpoint_slice(), None),
         _ => (mesh_trust(), None),
@@ -185,61 +227,6 @@ fn outbound(description: &str) -> Value {
 const SPIFFE_ID_MAX: u32 = 2_048;
 /// Longest RFC 1123 subdomain.
 const NAME_MAX: u32 = 253;
-
-fn peer_authentication() -> Value {
-    let requirement = with(
-        object(
-            "One demand on the labels.",
-            &["key", "operator"],
-            json!({
-                "key": text("The label.", 317),
-                "operator": {"description": "What is demanded of it.", "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
-                "values": list("For In and NotIn: among these.", 64, text("A value.", 63)),
-            }),
-        ),
-        json!({"x-kubernetes-validations": rules(&[
-            ("self.operator in ['In', 'NotIn'] == (has(self.values) && size(self.values) > 0)",
-             "In and NotIn need values; Exists and DoesNotExist take none"),
-        ])}),
-    );
-    let selector = object(
-        "Which workloads of the namespace; without it all of them, and in the root namespace all of the mesh.",
-        &[],
-        json!({
-            "matchLabels": {"description": "Labels that the pod must have.", "type": "object", "maxProperties": 64, "additionalProperties": text("The value.", 63)},
-            "matchExpressions": list("Demands that all must be met.", 64, requirement),
-        }),
-    );
-    let mtls = object(
-        "What is accepted.",
-        &[],
-        json!({"mode": mode("UNSET inherits from the next wider scope; nowhere set is PERMISSIVE.")}),
-    );
-    let ports = with(
-        json!({"description": "Modes of single ports, by number (1 to 65535); needs a selector that names labels.", "type": "object",
-            "maxProperties": 64, "additionalProperties": mtls.clone()}),
-        json!({"x-kubernetes-validations": rules(&[
-            ("self.all(port, port.matches('^[1-9][0-9]{0,4}$') && int(port) <= 65535)", "a port is a number from 1 to 65535"),
-        ])}),
-    );
-    let spec = object(
-        "Whom it is about, and what they accept.",
-        &[],
-        json!({
-            "selector": selector,
-            "mtls": mtls,
-            "portLevelMtls": ports,
-            "outbound": outbound("What the selected workloads may send outside the mesh: Opportunistic (anything, the default) or RequireMesh (nothing in clear text)."),
-        }),
-    );
-    with(
-        spec,
-        json!({"x-kubernetes-validations": rules(&[
-            ("!has(self.portLevelMtls) || size(self.portLevelMtls) == 0 || (has(self.selector) && ((has(self.selector.matchLabels) && size(self.selector.matchLabels) > 0) || (has(self.selector.matchExpressions) && size(self.selector.matchExpressions) > 0)))",
-             "portLevelMtls needs a selector that names labels: ports are a workload's"),
-        ])}),
-    )
-}
 
 fn mesh_node() -> Value {
     let key = object(
@@ -322,6 +309,7 @@ fn mesh_node_status() -> Value {
             "joined": {"description": "Whether the controller believes this node.", "type": "boolean"},
             "bindings": list("Keys that were bound.", 16_384, binding),
             "refused": list("What was refused.", 4_096, refused),
+            "conditions": people::conditions("PodsAttached: every pod there that is labelled into the mesh is protected by it."),
         }),
     )
 }

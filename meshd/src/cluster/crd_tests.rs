@@ -63,7 +63,10 @@ fn every_field_that_is_written_is_in_its_schema_and_the_other_way_round() {
     assert_same("MeshNode", "spec", &spec);
     let status: api::MeshNodeStatus = read(json!({
         "joined": true, "bindings": [{"identity": identity, "epoch": 1, "binding": "b", "svid": "s"}],
-        "refused": [{"identity": identity, "epoch": 1, "reason": "r"}],
+        "refused": [{"identity": identity, "epoch": 1, "reason": "r"}], "conditions": [{
+            "type": "PodsAttached", "status": "True", "reason": "r", "message": "m", "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }],
     }));
     assert_same("MeshNode", "status", &status);
     let slice: api::MeshEndpointSliceSpec = read(json!({
@@ -75,6 +78,54 @@ fn every_field_that_is_written_is_in_its_schema_and_the_other_way_round() {
     assert_same("MeshEndpointSlice", "spec", &slice);
     let trust: api::MeshTrustSpec = read(json!({"trustDomain": "t", "root": "r", "intermediate": "i"}));
     assert_same("MeshTrust", "spec", &trust);
+    let condition: api::Condition = read(json!({
+        "type": "Accepted", "status": "True", "reason": "Read", "message": "m", "observedGeneration": 1,
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }));
+    for kind in ["PeerAuthentication", "AuthorizationPolicy"] {
+        assert_same(kind, "status", &json!({"conditions": [condition]}));
+    }
+}
+
+#[test]
+fn the_parser_of_authorization_policies_knows_the_fields_of_the_schema_and_refuses_with_its_sentences() {
+    use policy::manifest::{OPERATION_REFUSED, RULE_REFUSED, SOURCE_REFUSED, SPEC_REFUSED, authorization_policy};
+    let terms = json!({"principals": ["td/ns/a/sa/b"], "notPrincipals": [], "namespaces": ["a"], "notNamespaces": ["b"],
+        "ipBlocks": ["10.0.0.0/8"], "notIpBlocks": ["10.0.0.1"]});
+    let operation = json!({"ports": ["80", 81], "notPorts": [82]});
+    let spec = |direction: &str, rule: Value| {
+        let expression = json!({"key": "a", "operator": "In", "values": ["b"]});
+        json!({"selector": {"matchLabels": {}, "matchExpressions": [expression]}, "action": "ALLOW", "direction": direction, "rules": [rule]})
+    };
+    let inbound = spec("Inbound", json!({"from": [{"source": terms}], "to": [{"operation": operation}]}));
+    let outbound = spec("Outbound", json!({"to": [{"operation": operation, "destination": terms}]}));
+    let mut known = BTreeSet::new();
+    for spec in [&inbound, &outbound] {
+        assert_eq!(authorization_policy("a", "b", &json!({"spec": spec})).refusals, [], "{spec}");
+        paths_of_value(spec, "", &mut known);
+    }
+    let places = [
+        ("", "", SPEC_REFUSED.as_slice()),
+        ("/rules/0", ".rules[]", &RULE_REFUSED),
+        ("/rules/0/from/0/source", ".rules[].from[].source", &SOURCE_REFUSED),
+        ("/rules/0/to/0/operation", ".rules[].to[].operation", &OPERATION_REFUSED),
+    ];
+    for (pointer, at, refused) in places {
+        for (field, reason) in refused {
+            let mut spec = inbound.clone();
+            spec.pointer_mut(pointer).unwrap()[field] = json!(["x"]);
+            let told = authorization_policy("a", "b", &json!({"spec": spec})).refusals;
+            assert!(told.len() == 1 && told[0].to_string().contains(reason), "{field}: {told:?}");
+            known.insert(format!("{at}.{field}"));
+            if at.ends_with("source") {
+                known.insert(format!(".rules[].to[].destination.{field}"));
+            }
+        }
+    }
+    let kind = KINDS.iter().find(|it| it.kind == "AuthorizationPolicy").unwrap();
+    let mut declared = BTreeSet::new();
+    paths_of_schema(&schema(kind)["properties"]["spec"], "", &mut declared);
+    assert_eq!(known, declared, "the parser and the schema differ");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod parse;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use identity::NodeName;
 use plan::ObjectKey;
 use tokio::sync::mpsc;
 
@@ -34,6 +35,17 @@ pub(crate) enum Event {
     Delete(ObjectKey),
     /// The list is complete.
     InitDone,
+    /// What is to be said of an object that people wrote, where its status says something else.
+    Judged(Judgement),
+}
+
+/// What became of an object that people wrote.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Judgement {
+    /// Which object.
+    pub(crate) key: ObjectKey,
+    /// What its status is to say.
+    pub(crate) condition: api::Condition,
 }
 
 /// Objects out. Every call is a whole object and may be repeated; what is unchanged is not written. An error means that
@@ -47,6 +59,8 @@ pub(crate) trait Publish {
     fn put_slice(&self, slice: &api::MeshEndpointSlice) -> anyhow::Result<()>;
     /// A node is gone, and its addresses with it.
     fn delete_slice(&self, name: &str) -> anyhow::Result<()>;
+    /// What became of an object that people wrote, where the cluster has a place for it.
+    fn put_judgement(&self, judgement: &Judgement) -> anyhow::Result<()>;
     /// The trust domain's certificates.
     fn put_trust(&self, trust: &api::MeshTrust) -> anyhow::Result<()>;
 }
@@ -103,14 +117,15 @@ impl Cluster {
         }
     }
 
-    /// Watches everything that Weft reads.
+    /// Watches everything that Weft reads. Where it comes from an API server, `file` keeps the last known view; a folder is
+    /// on the disk already.
     ///
     /// # Errors
     /// The folder cannot be watched. An API server that cannot be reached is no error: it is tried again.
-    pub(crate) fn watch(&self) -> anyhow::Result<Source> {
+    pub(crate) fn watch(&self, file: Option<kubernetes::ViewFile>) -> anyhow::Result<Source> {
         match self {
             Self::Directory(root) => directory::watch(root),
-            Self::Kubernetes(server) => Ok(server.watch()),
+            Self::Kubernetes(server) => Ok(server.watch(file)),
         }
     }
 
@@ -119,6 +134,13 @@ impl Cluster {
         match self {
             Self::Directory(root) => Box::new(directory::Publisher::new(root)),
             Self::Kubernetes(server) => Box::new(server.publisher(writer)),
+        }
+    }
+
+    /// Takes the start-up taint off a node, and tries until that is done; a folder's nodes have none.
+    pub(crate) async fn clear_taint(&self, node: &NodeName) {
+        if let Self::Kubernetes(server) = self {
+            server.clear_taint(node).await;
         }
     }
 
@@ -162,6 +184,15 @@ impl Lead {
         match &self.kubernetes {
             Some((_, secret)) => secret.keep(&self.state_dir).await,
             None => Ok(()),
+        }
+    }
+
+    /// Gives the right up, once nothing is written any more.
+    pub(crate) async fn release(&self) {
+        if let Some((leadership, _)) = &self.kubernetes
+            && let Err(error) = leadership.release().await
+        {
+            tracing::warn!(error = format!("{error:#}"), "The lease is not released: it ends by itself");
         }
     }
 

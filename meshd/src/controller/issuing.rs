@@ -58,6 +58,11 @@ impl Issued {
         self.answers.remove(node);
     }
 
+    /// What a node was last answered.
+    pub(super) fn answer(&self, node: &NodeName) -> Option<&MeshNodeStatus> {
+        self.answers.get(node)
+    }
+
     pub(super) fn is_answered(&self, node: &NodeName, status: &MeshNodeStatus) -> bool {
         self.answers.get(node) == Some(status)
     }

@@ -3,6 +3,7 @@
 pub(crate) mod ca;
 pub(crate) mod issuer;
 mod issuing;
+mod outside;
 mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,9 +23,11 @@ use zeroize::Zeroizing;
 
 use self::issuer::Issuer;
 use self::issuing::Issued;
+use self::outside::Outside;
 use self::registry::{Claim, Registry};
 use crate::cluster::{Event, Lead, Manifest, Publish, Source, api};
 use crate::line_socket::Asked;
+use crate::metrics;
 use crate::node::wall;
 use crate::store::{self, DirLock, Kind};
 
@@ -55,6 +58,7 @@ pub(crate) struct Controller {
     /// The state folder changed and is not kept elsewhere yet.
     unkept: bool,
     issued: Issued,
+    outside: Outside,
     published: BTreeSet<NodeName>,
     held_slices: BTreeMap<NodeName, plan::view::EndpointSlice>,
     _lock: DirLock,
@@ -91,6 +95,7 @@ impl Controller {
             attested: parts.attested,
             unkept: false,
             issued: Issued::default(),
+            outside: Outside::default(),
             published: BTreeSet::new(),
             held_slices: BTreeMap::new(),
             issuer: parts.issuer,
@@ -169,6 +174,12 @@ impl Controller {
                 return;
             }
             Event::Apply(Manifest::MeshTrust(_)) => return,
+            Event::Judged(judgement) => {
+                if let Err(error) = self.publisher.put_judgement(&judgement) {
+                    tracing::error!(error = format!("{error:#}"), "The status of an object cannot be written");
+                }
+                return;
+            }
             Event::Delete(key) => {
                 let name = NodeName(key.name.clone());
                 match key.kind {
@@ -262,7 +273,8 @@ impl Controller {
         let assigner = self.assigner.get_or_insert_with(begin);
         let now = Instant::now();
         let assignments = assigner.handle_view(&self.view, self.registry.revoked(), now)?;
-        let due = assigner.poll_timeout();
+        self.outside.handle_view(&self.view, now);
+        let due = [assigner.poll_timeout(), self.outside.poll_timeout()].into_iter().flatten().min();
         for (node, keys) in &assignments.grants {
             let refused = assignments.refusals.iter().filter(|refusal| refusal.node == *node);
             let refused = refused.map(|r| api::Refused {
@@ -312,7 +324,10 @@ impl Controller {
     ) -> anyhow::Result<()> {
         let uid = self.view.mesh_nodes.get(node).map(|n| n.uid.clone()).unwrap_or_default();
         let bindings = self.issued.bindings(self.issuer.as_ref(), (node, &uid), keys, self.period, wall)?;
-        let status = api::MeshNodeStatus { joined: true, bindings, refused };
+        let held = self.issued.answer(node).or_else(|| self.raw.get(node).map(|raw| &raw.status));
+        let held = held.and_then(|status| status.conditions.first());
+        let conditions = vec![self.outside.condition(node, held, wall)];
+        let status = api::MeshNodeStatus { joined: true, bindings, refused, conditions };
         if self.issued.is_answered(node, &status) {
             return Ok(());
         }
@@ -345,15 +360,21 @@ impl Controller {
                 self.write_registry()?;
                 Ok(json!({"changed": changed}))
             }
-            "status" => Ok(json!({
-                "trust_domain": self.trust_domain,
-                "healthy": true,
-                "nodes": self.registry.nodes().map(|n| n.0.clone()).collect::<Vec<_>>(),
-                "revoked": self.registry.revoked(),
-                "refused": self.refused_claims.iter().map(|(n, r)| json!({"node": n, "reason": r})).collect::<Vec<_>>(),
-            })),
-            verb => anyhow::bail!("there is no verb `{verb}`: token, revoke, restore, status"),
+            "status" => Ok(self.status()),
+            "metrics" => Ok(Value::String(metrics::of_controller(&self.status()))),
+            verb => anyhow::bail!("there is no verb `{verb}`: token, revoke, restore, status, metrics"),
         }
+    }
+
+    fn status(&self) -> Value {
+        json!({
+            "trust_domain": self.trust_domain,
+            "healthy": true,
+            "nodes": self.registry.nodes().map(|n| n.0.clone()).collect::<Vec<_>>(),
+            "revoked": self.registry.revoked(),
+            "outside": self.outside.told().map(|(node, pod)| json!({"node": node, "pod": pod})).collect::<Vec<_>>(),
+            "refused": self.refused_claims.iter().map(|(n, r)| json!({"node": n, "reason": r})).collect::<Vec<_>>(),
+        })
     }
 
     fn make_token(&mut self, node: NodeName) -> anyhow::Result<Value> {

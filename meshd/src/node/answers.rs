@@ -9,6 +9,7 @@ use super::Node;
 use super::keys::suite_name;
 use crate::cluster::Source;
 use crate::line_socket::Asked;
+use crate::metrics;
 
 impl Node {
     /// Answers one question of meshctl: `{"verb": …}` with `{"ok": true, "result": …}` or `{"ok": false, "error": …}`.
@@ -21,7 +22,8 @@ impl Node {
             "identity" => Ok(self.identity_report()),
             "trace" => self.begin_trace(&question).await,
             "trace-end" => self.end_trace(&question).await,
-            _ => Err(anyhow::anyhow!("there is no verb `{verb}`: status, peers, identity, trace, trace-end")),
+            "metrics" => self.status_report(source).await.map(|status| Value::String(metrics::of_node(&status))),
+            _ => Err(anyhow::anyhow!("there is no verb `{verb}`: status, peers, identity, trace, trace-end, metrics")),
         };
         let line = match outcome {
             Ok(result) => json!({"ok": true, "result": result}),

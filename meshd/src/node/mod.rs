@@ -22,6 +22,7 @@ use plan::{ClusterView, Desired, Here, LocalAttachment, PeerName};
 use tokio::sync::mpsc;
 use wg::{PeerConfig, PublicKey};
 
+use crate::cluster::kubernetes::ViewFile;
 use crate::cluster::{Cluster, Publish, Source, api};
 use crate::config::NodeConfig;
 use crate::datapath::{self, Command};
@@ -69,6 +70,8 @@ pub(crate) struct Node {
     data: datapath::Handle,
     publisher: Box<dyn Publish>,
     install: Option<Install>,
+    /// Present until the start-up taint is being taken off.
+    taint: Option<Cluster>,
     desired: Option<Desired>,
     observed_revision: u64,
     published: Option<api::MeshNodeSpec>,
@@ -135,6 +138,7 @@ impl Node {
             trust: Trust::new(pinned, floor),
             publisher: cluster.publisher("weft-node"),
             install: config.install.places(&config.state_dir, &config.run_dir).map(Install::new),
+            taint: config.startup_taint.then(|| cluster.clone()),
             view: ClusterView::default(),
             view_number: 0,
             policies: PolicyState::default(),
@@ -165,6 +169,11 @@ impl Node {
             data,
         };
         Ok((node, events))
+    }
+
+    /// Where the last known view of an API server is kept.
+    pub(crate) fn view_file(&self) -> ViewFile {
+        ViewFile::new(self.files.dir(), &self.uid, self.trust.root())
     }
 
     /// Runs until `stop` is done. Nothing is taken away at the end: workloads stay attached and protected.

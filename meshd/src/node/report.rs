@@ -20,10 +20,16 @@ impl Node {
         if let Some(last) = self.published.as_ref().or(held) {
             spec.sequence = last.sequence;
             spec.signature.clone_from(&last.signature);
+            let observed = spec.observed_revision;
+            if !self.view.is_anybody_waited_for() {
+                // nobody asks how far this node is: a slice that changes must not make every node of the cluster write
+                spec.observed_revision = last.observed_revision;
+            }
             // the same report again, and it is still there or on its way
             if spec == *last && !held.is_some_and(|held| self.is_overwritten(last, held)) {
                 return;
             }
+            spec.observed_revision = observed;
         }
         let seen = held.map_or(0, |held| held.sequence).max(self.sequence);
         spec.sequence = seen + 1;

@@ -18,6 +18,8 @@ impl Node {
             Event::Apply(Manifest::Plain(Object::NetworkPolicy(_) | Object::ClusterPolicy(_)))
                 if self.config.no_network_policy => {}
             Event::Apply(Manifest::Plain(object)) => self.view_handle(ViewEvent::Apply(object)),
+            // that is the controller's to say
+            Event::Judged(_) => {}
             Event::Apply(Manifest::MeshNode(node)) => {
                 let name = NodeName(node.metadata.name.clone());
                 self.raw_nodes.insert(name.clone(), node);
@@ -144,6 +146,7 @@ impl Node {
         }
         self.remember_pairs().await;
         self.keep_installed();
+        self.welcome_pods();
         self.tell_refused().await;
         self.forget_trace().await;
         match self.kernel.drift().await {
@@ -167,6 +170,16 @@ impl Node {
         match install.ensure() {
             Ok(()) => drop(self.trouble.remove(WHAT)),
             Err(error) => self.note_trouble(WHAT, &error),
+        }
+    }
+
+    /// Takes the start-up taint off once this node serves, mesh-cni chained and all.
+    fn welcome_pods(&mut self) {
+        if self.blocked_on().is_empty()
+            && let Some(cluster) = self.taint.take()
+        {
+            let node = self.config.node.clone();
+            tokio::spawn(async move { cluster.clear_taint(&node).await });
         }
     }
 

@@ -14,7 +14,9 @@ pub const CASES: &[(&str, Case)] = &[
     ("up_02_the_daemons_are_rolled_under_traffic", the_daemons_are_rolled),
     ("the_kubelet_and_the_runtime_are_killed", kubelets_and_runtimes_are_restarted),
     ("mf_05_the_api_server_is_killed_and_comes_back", the_api_server_is_killed),
+    ("mf_05_pl_11_daemons_restart_while_the_api_server_is_away", the_daemons_restart_without_an_api_server),
     ("the_leading_controller_is_killed", the_leader_is_killed),
+    ("the_leading_controller_ends_and_hands_over", the_leader_hands_over),
     ("cn_20_the_network_list_is_rewritten", the_list_is_rewritten),
     ("pl_04_a_node_is_rebooted", a_node_is_rebooted),
 ];
@@ -128,6 +130,66 @@ fn the_api_server_is_killed(cluster: &Cluster) {
 fn leader(cluster: &Cluster) -> String {
     let path = "jsonpath={.spec.holderIdentity}";
     cluster.kubectl(&["-n", "weft-system", "get", "lease", "weft-controller", "-o", path])
+}
+
+fn the_daemons_restart_without_an_api_server(cluster: &Cluster) {
+    let plain = cluster.pods("away-plain", false, &[("stranger", "n1")]);
+    let pods = cluster.pods("away", true, &[("client", "n1"), ("server", "n2")]);
+    cluster.apply(&peer_authentication("away", "STRICT"));
+    let (client, server, stranger) = (&pods[0], &pods[1], &plain[0]);
+    for ip in &server.ips {
+        stranger.gets(&at(*ip, 8080), false);
+        client.gets(&at(*ip, 8080), true);
+    }
+    let settled =
+        || NODES.iter().all(|node| cluster.must_on(node, "cat /var/lib/weft/view").contains("\"away\"")).then_some(());
+    eventually("both nodes have written down what they know", Duration::from_secs(10), settled);
+    let capture = cluster.capture();
+    let talks = server.ips.iter().map(|ip| client.talk(*ip, 15)).collect::<Vec<_>>();
+    cluster.plane.kill("kube-apiserver");
+    for node in NODES {
+        let daemon = "pgrep -f '^/usr/local/bin/meshd node'";
+        let before = cluster.must_on(node, daemon);
+        cluster.must_on(node, &format!("kill -9 $({daemon})"));
+        let again = || {
+            let output = cluster.on_node(node, &["sh", "-c", daemon]);
+            (output.status.success() && output.stdout != before.as_bytes()).then_some(())
+        };
+        eventually(&format!("the daemon of {node} runs again"), Duration::from_secs(30), again);
+    }
+    // what the old daemon's kernel state could not do: a new session needs keys, and those need the view
+    for ip in &server.ips {
+        client.pings_within(*ip, Duration::from_secs(20));
+        assert_eq!(client.echo(*ip, MARKER).as_deref(), Some(MARKER), "a new connection without an API server");
+        assert_eq!(stranger.get(&at(*ip, 8080)), None, "STRICT as before");
+    }
+    for talk in talks {
+        let (lines, gap) = talk.finish();
+        eprintln!("daemons restarted without an API server: {lines} lines, none lost, longest wait {gap:.2} s");
+    }
+    assert_eq!(capture.markers(), 0, "clear text while the API server was away");
+    cluster.plane.start("kube-apiserver");
+    cluster.plane.await_ready();
+    // controllers that wait half a minute before they look again would hold up the clearing away
+    cluster.plane.kill("kube-controller-manager");
+    cluster.plane.start("kube-controller-manager");
+    // and it is followed again
+    cluster.apply(&peer_authentication("away", "PERMISSIVE"));
+    stranger.gets(&at(server.ip(false), 8080), true);
+    cluster.apply(&peer_authentication("away", "STRICT"));
+    stranger.gets(&at(server.ip(false), 8080), false);
+    weft::await_ready(cluster);
+    cluster.delete_namespaces(&["away", "away-plain"]);
+}
+
+fn the_leader_hands_over(cluster: &Cluster) {
+    let before = leader(cluster);
+    let node = before.split('_').next().expect("a holder is named after its node").to_owned();
+    cluster.must_on(&node, "kill -TERM $(pgrep -f '^/usr/local/bin/meshd controller')");
+    let another = || Some(leader(cluster)).filter(|now| *now != before && !now.is_empty()).map(drop);
+    let ((), took) = eventually("another controller leads", Duration::from_secs(8), another);
+    eprintln!("a leader that ends is followed by another after {:.1} s", took.as_secs_f64());
+    weft::await_ready(cluster);
 }
 
 fn the_leader_is_killed(cluster: &Cluster) {

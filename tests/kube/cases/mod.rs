@@ -1,5 +1,6 @@
 //! The cases in their order; each leaves the cluster as it found it, but f17 installs Weft and f41 removes it.
 
+mod authorization;
 mod faults;
 mod figures;
 mod host;
@@ -7,6 +8,7 @@ mod modes;
 mod objects;
 mod packages;
 mod people;
+mod pods;
 mod policy;
 mod reuse;
 mod runtime;
@@ -29,6 +31,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         traffic::CASES,
         modes::CASES,
         objects::CASES,
+        authorization::CASES,
         trust::CASES,
         people::CASES,
         packages::CASES,
@@ -39,6 +42,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         reuse::CASES,
         runtime::CASES,
         workloads::CASES,
+        pods::CASES,
         faults::CASES,
         figures::WITH,
         uninstall::CASES,

@@ -13,14 +13,14 @@ pub const CASES: &[(&str, Case)] = &[
 ];
 
 /// A token of a service account, bound to a pod or to nothing.
-fn token(cluster: &Cluster, account: &str, pod: Option<&str>) -> String {
+pub(super) fn token(cluster: &Cluster, account: &str, pod: Option<&str>) -> String {
     let bound = pod.map(|pod| ["--bound-object-kind", "Pod", "--bound-object-name", pod]);
     let arguments = ["-n", "weft-system", "create", "token", account];
     cluster.kubectl(&[&arguments[..], bound.as_ref().map_or(&[], |b| &b[..])].concat()).trim().to_owned()
 }
 
 /// Runs kubectl with nothing but a token.
-fn with(cluster: &Cluster, token: &str, arguments: &[&str]) -> Output {
+pub(super) fn with(cluster: &Cluster, token: &str, arguments: &[&str]) -> Output {
     let (server, authority) = (format!("--server=https://{ADDRESS}:6443"), cluster.dir.join("pki/ca.crt"));
     let authority = format!("--certificate-authority={}", authority.display());
     let token = format!("--token={token}");
@@ -122,6 +122,8 @@ fn a_controller_token(cluster: &Cluster) {
     for resource in &writable {
         let known = [
             "meshnodes.weft.dev/status",
+            "peerauthentications.weft.dev/status",
+            "authorizationpolicies.weft.dev/status",
             "meshendpointslices.weft.dev",
             "meshtrusts.weft.dev",
             "secrets",

@@ -17,8 +17,8 @@ const HTTP: &str = "it would take reading HTTP inside the connection, and Weft j
 const TOKEN: &str = "it is about a JSON web token inside HTTP, which packets do not show: use principals";
 const FORWARDED: &str = "it is about an HTTP header (X-Forwarded-For), which packets do not show: use ipBlocks";
 
-/// Fields of `source` that need more than packets.
-const SOURCE_REFUSED: [(&str, &str); 6] = [
+/// Fields of `source` that need more than packets, each with why and what to write instead.
+pub const SOURCE_REFUSED: [(&str, &str); 6] = [
     ("requestPrincipals", TOKEN),
     ("notRequestPrincipals", TOKEN),
     ("remoteIpBlocks", FORWARDED),
@@ -27,8 +27,8 @@ const SOURCE_REFUSED: [(&str, &str); 6] = [
     ("notServiceAccounts", "write it as a notPrincipal: <trust domain>/ns/<namespace>/sa/<service account>"),
 ];
 
-/// Fields of `operation` that need more than packets.
-const OPERATION_REFUSED: [(&str, &str); 6] =
+/// Fields of `operation` that need more than packets, each with why and what to write instead.
+pub const OPERATION_REFUSED: [(&str, &str); 6] =
     [("hosts", HTTP), ("notHosts", HTTP), ("methods", HTTP), ("notMethods", HTTP), ("paths", HTTP), ("notPaths", HTTP)];
 
 const WHEN: &str = "conditions are about requests: what packets can be judged by stands in `from` and `to`";
@@ -36,6 +36,12 @@ const TARGETS: &str = "gateways and waypoints are proxies, and Weft has none: us
 const PROVIDER: &str = "asking an external authorizer takes a proxy that holds the request, and Weft has none";
 
 const SOURCE: [&str; 6] = ["principals", "notPrincipals", "namespaces", "notNamespaces", "ipBlocks", "notIpBlocks"];
+
+/// Fields of `spec` that need more than packets, each with why and what to write instead.
+pub const SPEC_REFUSED: [(&str, &str); 3] = [("targetRef", TARGETS), ("targetRefs", TARGETS), ("provider", PROVIDER)];
+
+/// Fields of a rule that need more than packets, each with why and what to write instead.
+pub const RULE_REFUSED: [(&str, &str); 1] = [("when", WHEN)];
 
 /// Reads an AuthorizationPolicy. What cannot be read never opens: in an ALLOW or AUDIT rule it matches nothing, in a DENY
 /// rule it counts as fulfilled. An ALLOW policy whose selector or action cannot be read lets nobody in. A direction that
@@ -45,8 +51,7 @@ pub fn authorization_policy(namespace: &str, name: &str, manifest: &Value) -> Pa
     let mut notes = Notes::default();
     let spec = Place::of(manifest, "spec");
     let known = ["selector", "action", "direction", "rules"];
-    let refused = [("targetRef", TARGETS), ("targetRefs", TARGETS), ("provider", PROVIDER)];
-    let mut is_read = spec.is_null() || notes.is_object_beside(&spec, &known, &refused, Effect::Closed);
+    let mut is_read = spec.is_null() || notes.is_object_beside(&spec, &known, &SPEC_REFUSED, Effect::Closed);
     let action = action(&spec, &mut notes);
     let direction = direction(&spec, &mut notes);
     let selector = match spec.field("selector") {
@@ -132,7 +137,7 @@ impl Reader<'_> {
 
     fn rule(&mut self, place: &Place<'_>) -> AuthorizationRule {
         let effect = self.effect();
-        let is_read = self.notes.is_object_beside(place, &["from", "to"], &[("when", WHEN)], effect);
+        let is_read = self.notes.is_object_beside(place, &["from", "to"], &RULE_REFUSED, effect);
         let mut rule = AuthorizationRule::default();
         if let Some(from) = place.field("from") {
             if self.direction == Direction::Outbound {

@@ -7,9 +7,10 @@ use std::hash::{BuildHasher as _, Hasher};
 
 use plan::ObjectKey;
 
-use super::super::{Event, Manifest, Refusal};
+use super::super::{Event, Judgement, Manifest, Refusal};
+use super::cache::Cached;
 
-/// Refusals that are remembered; more are counted by the one that says so.
+/// Objects whose refusals are remembered.
 const REFUSALS_MAX: usize = 1_000;
 
 /// What one kind's watch says.
@@ -17,7 +18,7 @@ pub(super) enum Heard {
     /// A list of this kind begins.
     Init,
     /// An object as it is, or why it cannot be used.
-    Apply { key: ObjectKey, listed: bool, manifest: Result<Box<Manifest>, String> },
+    Apply { key: ObjectKey, listed: bool, manifest: Result<Box<Manifest>, String>, told: Box<Told> },
     /// An object is gone.
     Delete(ObjectKey),
     /// The list of this kind is complete.
@@ -26,14 +27,27 @@ pub(super) enum Heard {
     Fault(String),
 }
 
+/// What is to be told of an object that is used.
+#[derive(Default)]
+pub(super) struct Told {
+    /// Parts of it that are not.
+    pub(super) parts: Vec<String>,
+    /// What its status is to say, where that says something else.
+    pub(super) judgement: Option<Judgement>,
+    /// Its line in the file of the last known view.
+    pub(super) line: Option<String>,
+}
+
 /// What is known of one kind: a fingerprint of each object, so that memory does not grow with what objects hold.
 #[derive(Default)]
 struct Known {
     objects: BTreeMap<ObjectKey, u64>,
     listed: bool,
+    /// It was listed by the server, and not by a file of ours.
+    live: bool,
     seen: BTreeSet<ObjectKey>,
     held_back: Vec<Manifest>,
-    refused: BTreeMap<ObjectKey, String>,
+    refused: BTreeMap<ObjectKey, Vec<String>>,
     fault: Option<String>,
 }
 
@@ -63,16 +77,22 @@ impl Gather {
             known.fault = Some(reason);
             return out;
         }
-        known.fault = None;
+        // a list that begins may end like the one before
+        if !matches!(heard, Heard::Init) {
+            known.fault = None;
+        }
         match heard {
             Heard::Init => {
                 known.seen.clear();
                 known.held_back.clear();
             }
-            Heard::Apply { key, listed, manifest } => {
+            Heard::Apply { key, listed, manifest, told } => {
                 if listed {
                     known.seen.insert(key.clone());
                 }
+                let Told { parts, judgement, line: _ } = *told;
+                out.extend(judgement.map(Event::Judged));
+                let manifest = manifest.map(|manifest| (manifest, parts));
                 self.take(kind, key, listed, manifest, &mut out);
             }
             Heard::Delete(key) => {
@@ -92,22 +112,28 @@ impl Gather {
         kind: usize,
         key: ObjectKey,
         listed: bool,
-        manifest: Result<Box<Manifest>, String>,
+        manifest: Result<(Box<Manifest>, Vec<String>), String>,
         out: &mut Vec<Event>,
     ) {
-        let manifest = manifest.map(|manifest| (self.print(&manifest), *manifest));
+        let manifest = manifest.map(|(manifest, parts)| (self.print(&manifest), *manifest, parts));
         let Some((_, known)) = self.kinds.get_mut(kind) else { return };
+        known.refused.remove(&key);
+        let has_room = known.refused.len() < REFUSALS_MAX;
         let (print, manifest) = match manifest {
-            Ok(manifest) => manifest,
+            Ok((print, manifest, parts)) => {
+                if has_room && !parts.is_empty() {
+                    known.refused.insert(key.clone(), parts);
+                }
+                (print, manifest)
+            }
             Err(reason) => {
                 // the last good one stays
-                if known.refused.len() < REFUSALS_MAX {
-                    known.refused.insert(key, reason);
+                if has_room {
+                    known.refused.insert(key, vec![reason]);
                 }
                 return;
             }
         };
-        known.refused.remove(&key);
         if known.objects.insert(key, print) == Some(print) {
             return;
         }
@@ -122,7 +148,7 @@ impl Gather {
     /// that whoever has taken one in has taken in all before it.
     fn end_list(&mut self, kind: usize, out: &mut Vec<Event>) {
         if let Some((_, known)) = self.kinds.get_mut(kind) {
-            known.listed = true;
+            (known.listed, known.live) = (true, true);
             let mut changed = std::mem::take(&mut known.held_back);
             changed.sort_by_key(|manifest| match manifest {
                 Manifest::MeshEndpointSlice(slice) => slice.spec.revision,
@@ -143,13 +169,53 @@ impl Gather {
         }
     }
 
+    /// Takes the last known view for the lists that the server has not given yet; what it gives later comes as changes.
+    pub(super) fn prime(&mut self, cached: Vec<Cached>) -> Vec<Event> {
+        let mut out = Vec::new();
+        if self.complete {
+            return out;
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            out.push(Event::Init);
+        }
+        for Cached { kind, key, manifest, .. } in cached {
+            let print = self.print(&manifest);
+            let Some((_, known)) = self.kinds.get_mut(kind) else { continue };
+            if !known.listed && !known.objects.contains_key(&key) {
+                known.objects.insert(key, print);
+                out.push(Event::Apply(manifest));
+            }
+        }
+        for (_, known) in &mut self.kinds {
+            known.listed = true;
+        }
+        self.complete = true;
+        out.push(Event::InitDone);
+        out
+    }
+
+    /// Whether every kind was listed, by whomever.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether every kind was listed by the server, and every watch gets through.
+    pub(super) fn is_current(&self) -> bool {
+        self.kinds.iter().all(|(_, known)| known.live && known.fault.is_none())
+    }
+
+    /// Whether a watch does not get through.
+    pub(super) fn has_fault(&self) -> bool {
+        self.kinds.iter().any(|(_, known)| known.fault.is_some())
+    }
+
     /// Everything that cannot be used, and every watch that does not get through.
     pub(super) fn refusals(&self) -> Vec<Refusal> {
         let slash = |key: &ObjectKey| if key.namespace.is_empty() { "" } else { "/" };
         let refused = self.kinds.iter().flat_map(|(_, known)| &known.refused);
-        let objects = refused.map(|(key, reason)| {
+        let objects = refused.flat_map(|(key, reasons)| {
             let file = format!("{} {}{}{}", key.kind, key.namespace, slash(key), key.name);
-            Refusal { file, line: 0, reason: reason.clone() }
+            reasons.iter().map(move |reason| Refusal { file: file.clone(), line: 0, reason: reason.clone() })
         });
         let faults = self.kinds.iter().filter_map(|(title, known)| {
             let reason = known.fault.clone()?;

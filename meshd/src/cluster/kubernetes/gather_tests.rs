@@ -12,7 +12,12 @@ fn namespace(name: &str, label: &str) -> Manifest {
 }
 
 fn apply(name: &str, label: &str, listed: bool) -> Heard {
-    Heard::Apply { key: key("Namespace", name), listed, manifest: Ok(Box::new(namespace(name, label))) }
+    Heard::Apply {
+        key: key("Namespace", name),
+        listed,
+        manifest: Ok(Box::new(namespace(name, label))),
+        told: Box::default(),
+    }
 }
 
 fn slice(node: &str, revision: u64) -> Heard {
@@ -20,7 +25,7 @@ fn slice(node: &str, revision: u64) -> Heard {
         serde_json::json!({"metadata": {"name": node}, "spec": {"node": node, "nodeUID": "u", "revision": revision}});
     let key = key("MeshEndpointSlice", node);
     let manifest = super::super::super::convert::manifest(&key, &value, 0).map(Box::new);
-    Heard::Apply { key, listed: true, manifest }
+    Heard::Apply { key, listed: true, manifest, told: Box::default() }
 }
 
 /// What happened, in short.
@@ -29,6 +34,7 @@ fn words(events: Vec<Event>) -> Vec<String> {
         Event::Init => "init".to_owned(),
         Event::InitDone => "done".to_owned(),
         Event::Delete(key) => format!("-{}", key.name),
+        Event::Judged(judgement) => format!("{} is {}", judgement.key.name, judgement.condition.reason),
         Event::Apply(Manifest::Plain(plan::view::Object::Namespace(n))) => format!("+{}", n.name),
         Event::Apply(Manifest::MeshEndpointSlice(slice)) => format!("slice {}", slice.spec.revision),
         Event::Apply(other) => format!("{other:?}"),
@@ -70,7 +76,9 @@ fn a_list_that_breaks_off_begins_again_and_nothing_is_concluded_from_half_of_it(
     let half = [(0, Heard::Init), (0, apply("a", "enabled", true)), (0, Heard::Fault("connection reset".into()))];
     assert!(feed(&mut gather, half).is_empty());
     assert_eq!(gather.refusals().len(), 1);
-    let whole = [(0, Heard::Init), (0, apply("b", "enabled", true)), (0, Heard::InitDone)];
+    assert!(feed(&mut gather, [(0, Heard::Init)]).is_empty());
+    assert_eq!(gather.refusals().len(), 1, "a list that only begins is no success");
+    let whole = [(0, apply("b", "enabled", true)), (0, Heard::InitDone)];
     assert_eq!(feed(&mut gather, whole), ["-a"]);
     assert!(gather.refusals().is_empty(), "a fault that is over is still told");
 }
@@ -96,7 +104,17 @@ fn slices_that_are_listed_again_come_in_the_order_of_their_revisions() {
 #[test]
 fn a_bad_object_changes_nothing_and_is_told_until_it_is_good_or_gone() {
     let mut gather = synced();
-    let bad = |name| (0, Heard::Apply { key: key("Namespace", name), listed: false, manifest: Err("wrong".into()) });
+    let bad = |name| {
+        (
+            0,
+            Heard::Apply {
+                key: key("Namespace", name),
+                listed: false,
+                manifest: Err("wrong".into()),
+                told: Box::default(),
+            },
+        )
+    };
     assert!(feed(&mut gather, [bad("a"), bad("new")]).is_empty());
     assert_eq!(gather.refusals().len(), 2);
     assert!(feed(&mut gather, [(0, apply("a", "enabled", false))]).is_empty());
@@ -107,11 +125,71 @@ fn a_bad_object_changes_nothing_and_is_told_until_it_is_good_or_gone() {
 }
 
 #[test]
+fn parts_that_are_not_used_are_told_until_they_are_good() {
+    let mut gather = synced();
+    let with = |parts: &[&str]| {
+        let parts = parts.iter().map(|part| (*part).to_owned()).collect();
+        let manifest = Ok(Box::new(namespace("a", "enabled")));
+        (
+            0,
+            Heard::Apply {
+                key: key("Namespace", "a"),
+                listed: false,
+                manifest,
+                told: Box::new(Told { parts, ..Told::default() }),
+            },
+        )
+    };
+    assert!(feed(&mut gather, [with(&["spec.x: bad", "spec.y: bad"])]).is_empty(), "the object itself is as it was");
+    assert_eq!(gather.refusals().len(), 2);
+    assert!(feed(&mut gather, [with(&[])]).is_empty());
+    assert!(gather.refusals().is_empty());
+}
+
+fn cached(name: &str, label: &str) -> Cached {
+    Cached { kind: 0, key: key("Namespace", name), manifest: namespace(name, label), line: String::new() }
+}
+
+#[test]
+fn mf_05_the_last_known_view_stands_in_and_the_servers_list_comes_as_changes() {
+    let mut gather = gather();
+    feed(&mut gather, [(0, Heard::Fault("connection refused".into()))]);
+    let view = vec![cached("a", "enabled"), cached("b", "enabled"), cached("c", "enabled")];
+    assert_eq!(words(gather.prime(view.clone())), ["+a", "+b", "+c", "done"]);
+    assert!(gather.is_complete() && !gather.is_current());
+    assert!(gather.prime(view).is_empty(), "once");
+    let list =
+        [(0, Heard::Init), (0, apply("a", "enabled", true)), (0, apply("c", "disabled", true)), (0, Heard::InitDone)];
+    assert_eq!(feed(&mut gather, list), ["+c", "-b"]);
+    assert!(!gather.is_current(), "the other kind was not listed by the server yet");
+    assert!(feed(&mut gather, [(1, Heard::Init), (1, Heard::InitDone)]).is_empty(), "complete is said once");
+    assert!(gather.is_current());
+}
+
+#[test]
+fn mf_05_what_the_server_has_said_counts_more_than_the_last_known_view() {
+    let mut gather = gather();
+    let whole = [(1, Heard::Init), (1, slice("n1", 9)), (1, Heard::InitDone)];
+    feed(&mut gather, whole);
+    feed(&mut gather, [(0, Heard::Init), (0, apply("a", "disabled", true))]);
+    let slices = Cached {
+        kind: 1,
+        key: key("MeshEndpointSlice", "gone"),
+        manifest: namespace("gone", "x"),
+        line: String::new(),
+    };
+    let out = words(gather.prime(vec![cached("a", "enabled"), cached("b", "enabled"), slices]));
+    assert_eq!(out, ["+b", "done"]);
+    // the list that was under way goes on: what it does not hold is gone
+    assert_eq!(feed(&mut gather, [(0, Heard::InitDone)]), ["-b"]);
+}
+
+#[test]
 fn refusals_are_bounded() {
     let mut gather = synced();
     for number in 0..REFUSALS_MAX + 10 {
         let key = key("Namespace", &format!("n{number}"));
-        gather.handle(0, Heard::Apply { key, listed: false, manifest: Err("wrong".into()) });
+        gather.handle(0, Heard::Apply { key, listed: false, manifest: Err("wrong".into()), told: Box::default() });
     }
     assert_eq!(gather.refusals().len(), REFUSALS_MAX);
 }

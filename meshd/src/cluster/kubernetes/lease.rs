@@ -70,6 +70,30 @@ impl Leadership {
         }
     }
 
+    /// Gives the lease up, so that another controller leads at its next look instead of when the lease has ended.
+    ///
+    /// # Errors
+    /// The API server does not answer in time or refuses; the lease ends by itself then.
+    pub(crate) async fn release(&self) -> anyhow::Result<()> {
+        let work = async {
+            let mut lease = self.leases.get(&self.name).await.context("cannot read the lease")?;
+            let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+            if holder != self.holder {
+                return Ok(());
+            }
+            // as client-go's ReleaseOnCancel leaves it
+            let spec =
+                LeaseSpec { holder_identity: Some(String::new()), lease_duration_seconds: Some(1), ..self.spec() };
+            lease.spec = Some(spec);
+            self.leases
+                .replace(&self.name, &PostParams::default(), &lease)
+                .await
+                .context("cannot release the lease")?;
+            Ok(())
+        };
+        tokio::time::timeout(RETRY, work).await.context("the API server does not answer")?
+    }
+
     /// `None` when it is ours now, else who has it.
     async fn try_acquire(&self, seen: &mut Option<(Option<MicroTime>, Instant)>) -> anyhow::Result<Option<String>> {
         let Some(mut lease) = self.leases.get_opt(&self.name).await? else {

@@ -1,9 +1,15 @@
 //! The Kubernetes back end: watches with bookmarks and re-list, server-side apply, all by the node's own token.
 
+mod cache;
+#[cfg(test)]
+mod conformance_tests;
 mod gather;
+mod judge;
 mod keep;
+mod keeper;
 mod lease;
 mod object;
+mod taint;
 mod watch;
 mod write;
 
@@ -11,10 +17,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use identity::NodeName;
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 
+pub(crate) use cache::ViewFile;
 pub(crate) use keep::StateSecret;
 pub(crate) use lease::Leadership;
 pub(crate) use write::Publisher;
@@ -64,9 +72,9 @@ impl Server {
         Ok(Self { client })
     }
 
-    /// Watches every kind that Weft reads.
-    pub(crate) fn watch(&self) -> Source {
-        watch::watch(&self.client)
+    /// Watches every kind that Weft reads; with a file, what is known is kept there.
+    pub(crate) fn watch(&self, file: Option<ViewFile>) -> Source {
+        watch::watch(&self.client, file)
     }
 
     /// Begins to write as `writer`.
@@ -82,6 +90,25 @@ impl Server {
         let holder = format!("{}_{}", host.trim(), since.as_nanos());
         let lease = Leadership::new(&self.client, namespace, CONTROLLER, holder);
         (lease, StateSecret::new(&self.client, namespace, CONTROLLER))
+    }
+
+    /// Takes the start-up taint off a node, and tries until that is done.
+    pub(crate) async fn clear_taint(&self, node: &NodeName) {
+        let mut told = String::new();
+        loop {
+            match taint::clear(&self.client, &node.0).await {
+                Ok(true) => return tracing::info!(taint = taint::TAINT, "Pods may come to this node"),
+                Ok(false) => return,
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    if text != told {
+                        tracing::warn!(error = text, "The start-up taint is still on this node");
+                        told = text;
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     /// Waits until the server lets a node write its own MeshNode only: without that, whoever holds one node's token

@@ -36,23 +36,22 @@ const fn administrators(kind: &'static str, version: &'static str, plural: &'sta
     KindName { group: "policy.networking.k8s.io", version, kind, plural, optional: true }
 }
 
+pub(super) const NODE: KindName = built_in("Node", "nodes");
+pub(super) const PEER_AUTHENTICATION: KindName = ours("PeerAuthentication", "peerauthentications");
+pub(super) const AUTHORIZATION_POLICY: KindName = ours("AuthorizationPolicy", "authorizationpolicies");
 pub(super) const MESH_NODE: KindName = ours("MeshNode", "meshnodes");
 pub(super) const MESH_ENDPOINT_SLICE: KindName = ours("MeshEndpointSlice", "meshendpointslices");
 pub(super) const MESH_TRUST: KindName = ours("MeshTrust", "meshtrusts");
 
 /// Everything that is watched.
-pub(super) const WATCHED: [KindName; 12] = [
+pub(super) const WATCHED: [KindName; 13] = [
     built_in("Namespace", "namespaces"),
-    built_in("Node", "nodes"),
+    NODE,
     built_in("Pod", "pods"),
     KindName { group: "networking.k8s.io", ..built_in("NetworkPolicy", "networkpolicies") },
-    ours("PeerAuthentication", "peerauthentications"),
-    KindName {
-        group: "security.istio.io",
-        version: "v1",
-        optional: true,
-        ..ours("PeerAuthentication", "peerauthentications")
-    },
+    PEER_AUTHENTICATION,
+    AUTHORIZATION_POLICY,
+    KindName { group: "security.istio.io", version: "v1", optional: true, ..PEER_AUTHENTICATION },
     MESH_NODE,
     MESH_ENDPOINT_SLICE,
     MESH_TRUST,
@@ -87,9 +86,9 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) metadata: ObjectMeta,
     #[serde(default)]
-    spec: Value,
+    pub(super) spec: Value,
     #[serde(default)]
-    status: Value,
+    pub(super) status: Value,
 }
 
 impl Raw {

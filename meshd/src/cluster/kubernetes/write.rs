@@ -11,8 +11,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::super::{Publish, api};
-use super::object::{KindName, MESH_ENDPOINT_SLICE, MESH_NODE, MESH_TRUST, Raw};
+use super::super::{Judgement, Publish, api};
+use super::object::{
+    AUTHORIZATION_POLICY, KindName, MESH_ENDPOINT_SLICE, MESH_NODE, MESH_TRUST, PEER_AUTHENTICATION, Raw,
+};
 
 /// Writes that wait: more than there are nodes, twice.
 const QUEUE_MAX: usize = 20_000;
@@ -23,13 +25,14 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries of a write that the server refuses before the writes behind it go first.
 const REFUSED_TRIES_MAX: u32 = 3;
 
-/// What is written: kind, name, and whether it is the status.
+/// What is written: of which kind, and whether it is the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     NodeSpec,
     NodeStatus,
     Slice,
     Trust,
+    Judgement(&'static str),
 }
 
 impl Part {
@@ -38,7 +41,15 @@ impl Part {
             Self::NodeSpec | Self::NodeStatus => MESH_NODE,
             Self::Slice => MESH_ENDPOINT_SLICE,
             Self::Trust => MESH_TRUST,
+            Self::Judgement("AuthorizationPolicy") => AUTHORIZATION_POLICY,
+            Self::Judgement(_) => PEER_AUTHENTICATION,
         }
+    }
+}
+
+impl Part {
+    fn is_status(self) -> bool {
+        matches!(self, Self::NodeStatus | Self::Judgement(_))
     }
 }
 
@@ -46,9 +57,17 @@ impl Part {
 #[derive(Clone, Debug)]
 struct Wish {
     part: Part,
+    /// Empty for what is the cluster's.
+    namespace: String,
     name: String,
     value: Option<Value>,
     tries: u32,
+}
+
+impl Wish {
+    fn is_of(&self, other: &Self) -> bool {
+        self.part == other.part && self.namespace == other.namespace && self.name == other.name
+    }
 }
 
 /// The queue as both sides see it.
@@ -94,9 +113,9 @@ impl Publisher {
         publisher
     }
 
-    fn put(&self, part: Part, name: &str, value: Option<Value>) -> anyhow::Result<()> {
+    fn put(&self, part: Part, (namespace, name): (&str, &str), value: Option<Value>) -> anyhow::Result<()> {
         let mut queue = lock(&self.queue);
-        queue.take(Wish { part, name: name.to_owned(), value, tries: 0 })?;
+        queue.take(Wish { part, namespace: namespace.to_owned(), name: name.to_owned(), value, tries: 0 })?;
         self.poke.notify_one();
         Ok(())
     }
@@ -117,14 +136,14 @@ impl Queue {
     /// Queues a write. A later one of the same object takes the place of an earlier; but slices, whose order nodes rely
     /// on, stand in line, and while the server takes nothing they are refused, so that the line does not grow.
     fn take(&mut self, wish: Wish) -> anyhow::Result<()> {
-        let same = |held: &&mut Wish| held.part == wish.part && held.name == wish.name;
+        let same = |held: &&mut Wish| held.is_of(&wish);
         match wish.part {
             Part::Slice => {
                 if let Some(fault) = &self.fault {
                     anyhow::bail!("the API server takes no writes, this one is repeated: {fault}");
                 }
             }
-            Part::NodeSpec | Part::NodeStatus | Part::Trust => {
+            Part::NodeSpec | Part::NodeStatus | Part::Trust | Part::Judgement(_) => {
                 if let Some(held) = self.wishes.iter_mut().find(same) {
                     *held = wish;
                     return Ok(());
@@ -140,7 +159,7 @@ impl Queue {
 /// Notes how the first write went; true when the next may follow at once.
 fn settle(queue: &mut Queue, wish: &Wish, outcome: Result<(), Failure>) -> bool {
     // what was put in its place meanwhile is another write
-    let is_first = |held: &Wish| held.part == wish.part && held.name == wish.name && held.value == wish.value;
+    let is_first = |held: &Wish| held.is_of(wish) && held.value == wish.value;
     let failure = match outcome {
         Ok(()) => {
             queue.fault = None;
@@ -179,12 +198,16 @@ struct Failure {
 
 async fn write(client: &Client, writer: &str, wish: &Wish) -> Result<(), Failure> {
     let resource = wish.part.kind().resource();
-    let objects: Api<Raw> = Api::all_with(client.clone(), &resource);
+    let objects: Api<Raw> = if wish.namespace.is_empty() {
+        Api::all_with(client.clone(), &resource)
+    } else {
+        Api::namespaced_with(client.clone(), &wish.namespace, &resource)
+    };
     let params = PatchParams::apply(writer).force();
     let work = async {
         match &wish.value {
             None => objects.delete(&wish.name, &DeleteParams::default()).await.map(drop),
-            Some(value) if wish.part == Part::NodeStatus => {
+            Some(value) if wish.part.is_status() => {
                 objects.patch_status(&wish.name, &params, &Patch::Apply(value)).await.map(drop)
             }
             Some(value) => objects.patch(&wish.name, &params, &Patch::Apply(value)).await.map(drop),
@@ -210,7 +233,7 @@ async fn write(client: &Client, writer: &str, wish: &Wish) -> Result<(), Failure
 }
 
 fn is_about_absent(wish: &Wish) -> bool {
-    wish.value.is_none() || wish.part == Part::NodeStatus
+    wish.value.is_none() || wish.part.is_status()
 }
 
 /// The whole object for server-side apply.
@@ -226,28 +249,39 @@ fn manifest(part: Part, name: &str, field: &str, content: impl Serialize) -> any
 
 impl Publish for Publisher {
     fn put_node_spec(&self, name: &str, spec: &api::MeshNodeSpec) -> anyhow::Result<()> {
-        self.put(Part::NodeSpec, name, Some(manifest(Part::NodeSpec, name, "spec", spec)?))
+        self.put(Part::NodeSpec, ("", name), Some(manifest(Part::NodeSpec, name, "spec", spec)?))
     }
 
     fn put_node_status(&self, name: &str, status: &api::MeshNodeStatus) -> anyhow::Result<()> {
         let mut value = manifest(Part::NodeStatus, name, "status", status)?;
         // labels are not the status' to write
         value.pointer_mut("/metadata").and_then(Value::as_object_mut).map(|metadata| metadata.shift_remove("labels"));
-        self.put(Part::NodeStatus, name, Some(value))
+        self.put(Part::NodeStatus, ("", name), Some(value))
     }
 
     fn put_slice(&self, slice: &api::MeshEndpointSlice) -> anyhow::Result<()> {
         let name = &slice.metadata.name;
-        self.put(Part::Slice, name, Some(manifest(Part::Slice, name, "spec", &slice.spec)?))
+        self.put(Part::Slice, ("", name), Some(manifest(Part::Slice, name, "spec", &slice.spec)?))
     }
 
     fn delete_slice(&self, name: &str) -> anyhow::Result<()> {
-        self.put(Part::Slice, name, None)
+        self.put(Part::Slice, ("", name), None)
+    }
+
+    fn put_judgement(&self, judgement: &Judgement) -> anyhow::Result<()> {
+        let Judgement { key, condition } = judgement;
+        let part = Part::Judgement(key.kind);
+        let mut value = manifest(part, &key.name, "status", json!({"conditions": [condition]}))?;
+        if let Some(metadata) = value.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+            metadata.shift_remove("labels");
+            metadata.insert("namespace".to_owned(), json!(key.namespace));
+        }
+        self.put(part, (&key.namespace, &key.name), Some(value))
     }
 
     fn put_trust(&self, trust: &api::MeshTrust) -> anyhow::Result<()> {
         let name = &trust.metadata.name;
-        self.put(Part::Trust, name, Some(manifest(Part::Trust, name, "spec", &trust.spec)?))
+        self.put(Part::Trust, ("", name), Some(manifest(Part::Trust, name, "spec", &trust.spec)?))
     }
 }
 
@@ -256,7 +290,7 @@ mod tests {
     use super::*;
 
     fn wish(part: Part, name: &str, content: u64) -> Wish {
-        Wish { part, name: name.to_owned(), value: Some(json!(content)), tries: 0 }
+        Wish { part, namespace: String::new(), name: name.to_owned(), value: Some(json!(content)), tries: 0 }
     }
 
     fn line(queue: &Queue) -> Vec<String> {

@@ -1,0 +1,124 @@
+//! What the status of an object that people wrote is to say: whether every part of it is read and in force. Pure.
+
+use jiff::Timestamp;
+use plan::ObjectKey;
+use serde_json::Value;
+
+use super::super::api::Condition;
+use super::super::{Judgement, convert};
+use super::object::{AUTHORIZATION_POLICY, KindName, PEER_AUTHENTICATION, Raw};
+
+/// The condition's type.
+const ACCEPTED: &str = "Accepted";
+/// Parts that a message names; more are counted.
+const PARTS_MAX: usize = 20;
+/// Longest word on one part, in characters.
+const PART_LENGTH_MAX: usize = 500;
+
+/// What the status of an object of ours says now.
+pub(super) struct Held {
+    condition: Option<Condition>,
+    generation: Option<i64>,
+}
+
+impl Held {
+    /// `None` for kinds that have no place for it, or are not ours to speak of.
+    pub(super) fn of(kind: &KindName, object: &Raw) -> Option<Self> {
+        let ours = [PEER_AUTHENTICATION, AUTHORIZATION_POLICY];
+        if !ours.iter().any(|our| our.kind == kind.kind && our.group == kind.group) {
+            return None;
+        }
+        let conditions = object.status.get("conditions").and_then(Value::as_array).into_iter().flatten();
+        let mut conditions = conditions.filter_map(|value| serde_json::from_value::<Condition>(value.clone()).ok());
+        let condition = conditions.find(|condition| condition.kind == ACCEPTED);
+        Some(Self { condition, generation: object.metadata.generation })
+    }
+
+    /// What it is to say, where that is something else; `refused` when the object as a whole cannot be used.
+    pub(super) fn judge(
+        &self,
+        key: &ObjectKey,
+        refused: Option<&str>,
+        parts: &[String],
+        now: Timestamp,
+    ) -> Option<Judgement> {
+        let (status, reason, message) = match (refused, parts) {
+            (Some(why), _) => ("False", "Refused", format!("{}; what was known before stays", short(key, why))),
+            (None, []) => ("True", "Read", String::new()),
+            (None, parts) => ("False", "PartsUnreadable", message(key, parts)),
+        };
+        let condition = Condition {
+            kind: ACCEPTED.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: self.generation,
+            last_transition_time: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        };
+        let condition = condition.since(self.condition.as_ref());
+        (Some(&condition) != self.condition.as_ref()).then(|| Judgement { key: key.clone(), condition })
+    }
+}
+
+fn message(key: &ObjectKey, parts: &[String]) -> String {
+    let mut lines: Vec<_> = parts.iter().take(PARTS_MAX).map(|part| short(key, part)).collect();
+    if parts.len() > PARTS_MAX {
+        lines.push(format!("and {} more", parts.len() - PARTS_MAX));
+    }
+    lines.join("\n")
+}
+
+/// A sentence without the object's name, which the reader knows.
+fn short(key: &ObjectKey, text: &str) -> String {
+    let title = format!("{}: ", convert::title(key));
+    text.strip_prefix(&title).unwrap_or(text).chars().take(PART_LENGTH_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn raw(status: Value) -> Raw {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "generation": 3}, "status": status}))
+            .unwrap()
+    }
+
+    fn key() -> ObjectKey {
+        ObjectKey { kind: "AuthorizationPolicy", namespace: "n".to_owned(), name: "p".to_owned() }
+    }
+
+    fn judged(held: Value, parts: &[String], second: i64) -> Option<Condition> {
+        let held = Held::of(&AUTHORIZATION_POLICY, &raw(held)).unwrap();
+        let now = Timestamp::from_second(second).unwrap();
+        held.judge(&key(), None, parts, now).map(|judgement| judgement.condition)
+    }
+
+    #[test]
+    fn a_status_is_said_once_and_again_only_when_it_is_another() {
+        let good = judged(Value::Null, &[], 60).unwrap();
+        assert_eq!((good.status.as_str(), good.observed_generation), ("True", Some(3)));
+        let held = json!({"conditions": [{"type": "Somebody's", "status": "True"}, good]});
+        assert_eq!(judged(held.clone(), &[], 120), None, "nothing is new");
+        let bad = judged(held, &["AuthorizationPolicy n/p: spec.x: bad".to_owned()], 120).unwrap();
+        assert_eq!((bad.status.as_str(), bad.message.as_str()), ("False", "spec.x: bad"));
+        assert_eq!(bad.last_transition_time, "1970-01-01T00:02:00Z");
+        let worse = judged(json!({"conditions": [bad]}), &["spec.y: bad".to_owned()], 180).unwrap();
+        assert_eq!(worse.last_transition_time, "1970-01-01T00:02:00Z", "it is bad since then");
+    }
+
+    #[test]
+    fn a_message_is_bounded() {
+        let parts: Vec<_> = (0..1_000).map(|n| format!("spec.rules[{n}]: {}", "x".repeat(2_000))).collect();
+        let condition = judged(Value::Null, &parts, 0).unwrap();
+        assert!(condition.message.len() < 16_384 && condition.message.ends_with("and 980 more"));
+    }
+
+    #[test]
+    fn other_kinds_are_not_ours_to_speak_of() {
+        let istio = KindName { group: "security.istio.io", ..PEER_AUTHENTICATION };
+        assert!(Held::of(&istio, &raw(Value::Null)).is_none());
+        assert!(Held::of(&super::super::object::MESH_NODE, &raw(Value::Null)).is_none());
+    }
+}
