@@ -88,7 +88,7 @@ impl Node {
             trust_domain,
             verifier,
             secret: NodeSecret::from_bytes(secret),
-            suite: if number % 3 == 0 { Suite::ChaCha20Poly1305 } else { Suite::Aes256Gcm },
+            suite: if number.is_multiple_of(3) { Suite::ChaCha20Poly1305 } else { Suite::Aes256Gcm },
             period,
             floor: EpochFloor::default(),
             recent: BTreeSet::new(),
