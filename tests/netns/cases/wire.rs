@@ -1,5 +1,6 @@
 //! PL: what a pod that wants out can put on the wire between nodes, and what the wire's errors quote.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use crate::shell::{eventually, run};
 pub const CASES: &[(&str, fn())] = &[
     ("pl_18_broadcast_multicast_and_other_frames_of_a_pod_never_reach_the_wire", broadcast),
     ("pl_20_icmp_errors_quote_ciphertext_only", icmp_errors),
+    ("hop_limits_are_those_of_two_routers", hop_limits),
+    ("traffic_class_and_congestion_marks_cross_the_mesh", traffic_class),
     ("pl_26_a_pod_with_net_admin_gets_nothing_out", net_admin),
 ];
 
@@ -239,4 +242,72 @@ fn net_admin() {
     let wire = capture.stop();
     assert!(wire.len() > 5_000, "the capture saw nothing");
     assert_eq!(markers(&wire), 0, "{own} got something out in clear text");
+}
+
+/// Between two pods on two nodes there are two routers: what has one hop left is answered by the own node, what has two by the
+/// other one, through the mesh, and what has three arrives.
+fn hop_limits() {
+    let lab = Lab::of_four("nodes: 3");
+    for to in lab.ips("demo/server") {
+        lab.pings_within("demo/client", to, SOON);
+        let (gateway, far) = match to {
+            IpAddr::V4(_) => ("10.244.1.1", "172.31.0.2"),
+            IpAddr::V6(_) => ("fd00:10:244:1::1", "fd00:31::2"),
+        };
+        let ping = |hops: &str| {
+            let output = lab.exec("demo/client", &["ping", "-n", "-c", "1", "-W", "2", "-t", hops, &to.to_string()]);
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        for (hops, router) in [("1", gateway), ("2", far)] {
+            let said = ping(hops);
+            assert!(said.contains(&format!("From {router} icmp_seq=1 Time")), "{hops} hops to {to}: {said}");
+        }
+        assert!(ping("3").contains("ttl=62"), "three hops to {to}: {}", ping("3"));
+    }
+}
+
+/// Prints the traffic class of each datagram; socket options of linux/in.h and in6.h.
+const CLASSES: &str = "import socket,sys\n\
+     s=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM); s.bind(('::',9400))\n\
+     s.settimeout(10); s.setsockopt(socket.IPPROTO_IP,13,1); s.setsockopt(socket.IPPROTO_IPV6,66,1); print('ready',flush=True)\n\
+     while True:\n\
+     \x20d,anc,f,a=s.recvmsg(100,200)\n\
+     \x20print(' '.join(str(int.from_bytes(v[:4],'little')) for l,t,v in anc),flush=True)\n";
+
+/// RFC 6040: the class of the packet inside arrives as it was sent, outside there is only its congestion mark (`--dscp 0`);
+/// what the underlay marks as congested arrives marked, if its sender can understand it.
+fn traffic_class() {
+    let lab = Lab::of_four("nodes: 3");
+    let mut listener = lab.spawn("demo/server", &["python3", "-c", CLASSES]);
+    let mut seen = BufReader::new(listener.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+    assert_eq!(seen.next().as_deref(), Some("ready"));
+    let send = |to: IpAddr, class: u8| {
+        let (family, level, option) = if to.is_ipv6() { ("AF_INET6", 41, 67) } else { ("AF_INET", 0, 1) };
+        let script = format!(
+            "import socket\ns=socket.socket(socket.{family},socket.SOCK_DGRAM)\ns.setsockopt({level},{option},{class})\ns.sendto(b'x',('{to}',9400))"
+        );
+        lab.must("demo/client", &["python3", "-c", &script]);
+    };
+    for to in lab.ips("demo/server") {
+        lab.pings_within("demo/client", to, SOON);
+        for class in [0, 0xb8, 0xb9, 0xb2] {
+            send(to, class);
+            assert_eq!(seen.next(), Some(class.to_string()), "to {to}");
+        }
+    }
+    let seal = |text: &str| lab.must("node/n2", &["nft", text]);
+    seal(
+        "add table netdev congested; add chain netdev congested in { type filter hook ingress device \"eth0\" priority 0; }; \
+         add rule netdev congested in udp dport 51840 ip ecn set ce; add rule netdev congested in udp dport 51840 ip dscp 1-63 counter drop",
+    );
+    for to in lab.ips("demo/server") {
+        for (sent, arrives) in [(0xb9, 0xbb), (0xb2, 0xb3)] {
+            // its sender could not see the mark: it is dropped
+            send(to, 0xb8);
+            send(to, sent);
+            assert_eq!(seen.next(), Some(arrives.to_string()), "to {to}, over a congested underlay");
+        }
+    }
+    listener.kill().expect("it runs");
+    listener.wait().expect("it ends");
 }
