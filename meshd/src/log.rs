@@ -1,6 +1,7 @@
 //! Log lines on their way to stderr, on a thread of their own: a sink that takes nothing stops nobody (MF-09).
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -12,9 +13,6 @@ const LINES_MAX: usize = 4096;
 /// How long a daemon that ends waits for its last lines to be taken.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Lines that found no room since the last one that did.
-static DROPPED: AtomicU64 = AtomicU64::new(0);
-
 enum Message {
     Line(Vec<u8>),
     Flush(SyncSender<()>),
@@ -22,7 +20,11 @@ enum Message {
 
 /// Where lines are put; it never waits.
 #[derive(Clone)]
-pub(crate) struct Log(SyncSender<Message>);
+pub(crate) struct Log {
+    lines: SyncSender<Message>,
+    /// Lines that found no room since the last one that did.
+    dropped: Arc<AtomicU64>,
+}
 
 /// One line while it is written; it goes on its way when dropped.
 pub(crate) struct Line<'a> {
@@ -37,14 +39,16 @@ impl Log {
     /// There is no room for a thread.
     pub(crate) fn open(sink: impl Write + Send + 'static) -> io::Result<Self> {
         let (sender, lines) = sync_channel(LINES_MAX);
-        std::thread::Builder::new().name("mesh-log".to_owned()).spawn(move || write_all(sink, &lines))?;
-        Ok(Self(sender))
+        let dropped = Arc::new(AtomicU64::new(0));
+        let missed = Arc::clone(&dropped);
+        std::thread::Builder::new().name("mesh-log".to_owned()).spawn(move || write_all(sink, &lines, &missed))?;
+        Ok(Self { lines: sender, dropped })
     }
 
     /// Waits until everything that was put is written, a second at most.
     pub(crate) fn flush(&self) {
         let (done, written) = sync_channel(1);
-        if self.0.try_send(Message::Flush(done)).is_ok() {
+        if self.lines.try_send(Message::Flush(done)).is_ok() {
             let _in_time = written.recv_timeout(FAREWELL);
         }
     }
@@ -71,18 +75,18 @@ impl Write for Line<'_> {
 
 impl Drop for Line<'_> {
     fn drop(&mut self) {
-        if self.log.0.try_send(Message::Line(std::mem::take(&mut self.text))).is_err() {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
+        if self.log.lines.try_send(Message::Line(std::mem::take(&mut self.text))).is_err() {
+            self.log.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-fn write_all(mut sink: impl Write, lines: &Receiver<Message>) {
+fn write_all(mut sink: impl Write, lines: &Receiver<Message>, missed: &AtomicU64) {
     for message in lines {
         // whoever reads the log may have gone; the daemon has not
         let _taken = match message {
             Message::Line(text) => {
-                let dropped = DROPPED.swap(0, Ordering::Relaxed);
+                let dropped = missed.swap(0, Ordering::Relaxed);
                 let told = if dropped > 0 {
                     writeln!(sink, "{dropped} log lines were dropped: the sink was full")
                 } else {
@@ -116,7 +120,7 @@ mod tests {
         for _ in 0..LINES_MAX * 2 {
             put(&log, &line);
         }
-        assert!(DROPPED.load(Ordering::Relaxed) > 1000);
+        assert!(log.dropped.load(Ordering::Relaxed) > 1000);
         let mut lines = io::BufRead::lines(io::BufReader::new(reader));
         let told = lines.by_ref().take(LINES_MAX).map_while(Result::ok).any(|line| line.contains("lines were dropped"));
         assert!(told, "nobody says that lines are missing");
