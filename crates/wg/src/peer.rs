@@ -20,9 +20,8 @@ pub(crate) struct PeerAt(pub(crate) u32);
 /// One peer.
 pub(crate) struct Peer<P> {
     pub(crate) id: P,
+    /// Without keys of low order.
     config: PeerConfig,
-    /// Usable keys by epoch, as far as the peer alone decides.
-    keys: BTreeMap<u64, PublicKey>,
     endpoint: Option<SocketAddr>,
     /// Valid initiations. Invalid ones cost nothing here: whoever replays captured initiations must not use up the
     /// honest peer's allowance.
@@ -36,7 +35,6 @@ impl<P> Peer<P> {
         Self {
             id,
             config: PeerConfig::default(),
-            keys: BTreeMap::new(),
             endpoint: None,
             initiations: Allowance::new(now),
             bad_responses: Allowance::new(now),
@@ -170,13 +168,13 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
     /// Whose static key this is, and of which epoch.
     pub(crate) fn by_key(&self, key: &[u8; 32]) -> Option<(PeerAt, u64)> {
         let at = self.by_key.get(key)?.first();
-        let (epoch, _) = self.all.get(&at)?.keys.iter().rev().find(|(_, public)| public.as_bytes() == key)?;
+        let (epoch, _) = self.all.get(&at)?.config.keys.iter().rev().find(|(_, public)| public.as_bytes() == key)?;
         Some((at, *epoch))
     }
 
     /// The keys of a peer that nobody claimed before it, oldest first.
     pub(crate) fn keys(&self, at: PeerAt) -> impl DoubleEndedIterator<Item = (u64, &PublicKey)> {
-        let keys = self.all.get(&at).map(|peer| peer.keys.iter()).unwrap_or_default();
+        let keys = self.all.get(&at).map(|peer| peer.config.keys.iter()).unwrap_or_default();
         keys.map(|(epoch, key)| (*epoch, key))
             .filter(move |(_, key)| self.by_key.get(key.as_bytes()).is_some_and(|claims| claims.first() == at))
     }
@@ -205,8 +203,15 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
         }
     }
 
-    fn configure(&mut self, at: PeerAt, config: PeerConfig) {
+    fn configure(&mut self, at: PeerAt, mut config: PeerConfig) {
         let Some(peer) = self.all.get_mut(&at) else { return };
+        config.keys.retain(|epoch, key| {
+            let low = is_low_order(key.as_bytes());
+            if low {
+                tracing::warn!(peer = ?peer.id, epoch, "A peer's public key is of low order: ignored");
+            }
+            !low
+        });
         if peer.config == config {
             return;
         }
@@ -218,27 +223,18 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
         for prefix in &config.allowed_ips {
             self.allowed_ips.add(*prefix, at);
         }
-        let mut keys = config.keys.clone();
-        keys.retain(|epoch, key| {
-            let low = is_low_order(key.as_bytes());
-            if low {
-                tracing::warn!(peer = ?peer.id, epoch, "A peer's public key is of low order: ignored");
-            }
-            !low
-        });
-        for old in peer.keys.values().filter(|key| !keys.values().any(|new| new == *key)) {
+        for old in peer.config.keys.values().filter(|key| !config.keys.values().any(|new| new == *key)) {
             if let Some(claims) = self.by_key.remove(old.as_bytes()).and_then(|claims| claims.without(at)) {
                 self.by_key.insert(*old.as_bytes(), claims);
             }
         }
-        for (epoch, key) in &keys {
+        for (epoch, key) in &config.keys {
             let claims = self.by_key.entry(*key.as_bytes()).or_insert_with(|| Claims::new(at));
             claims.add(at);
             if claims.first() != at {
                 tracing::warn!(peer = ?peer.id, epoch, "Another peer has this public key already: ignored");
             }
         }
-        peer.keys = keys;
         peer.config = config;
         let new_endpoints = peer.endpoints();
         self.change_endpoints(old_endpoints, new_endpoints);
