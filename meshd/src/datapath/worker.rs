@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use identity::SpiffeId;
@@ -35,6 +36,13 @@ const HANDSHAKE_CLASS: u8 = 0x88;
 /// The shortest time between two turns that are made for the engine's timers alone, whatever it asks for.
 const TIMER_PAUSE: Duration = Duration::from_millis(1);
 
+/// How long the thread looks for the next packet before it sleeps, while traffic is brisk: about what it takes to wake a
+/// processor and a thread. Decision 0005.
+const VIGIL_MAX: Duration = Duration::from_micros(50);
+
+/// Traffic is brisk while no wait is longer. Where two sides that sleep answer each other, a wait is two such wake-ups.
+const BRISK_WAIT: Duration = Duration::from_micros(150);
+
 /// What the thread waits for: the TUN queue, UDP over IPv4, UDP over IPv6.
 const SOURCES: usize = 3;
 
@@ -56,6 +64,8 @@ pub(super) struct Worker {
     loss_told: bool,
     /// When the engine's timers last ran.
     timers_ran: Instant,
+    /// Whether the last wait was shorter than [`BRISK_WAIT`].
+    is_brisk: bool,
     /// Whether the last turn found no more than one packet at the TUN.
     is_single: bool,
 }
@@ -82,6 +92,7 @@ impl Worker {
             events,
             loss_told: false,
             timers_ran: Instant::now(),
+            is_brisk: false,
             is_single: true,
         }
     }
@@ -119,13 +130,32 @@ impl Worker {
     /// Waits for a packet at either door, a call, or the next deadline.
     fn wait(&mut self) -> std::io::Result<Woken<SOURCES>> {
         let timers = self.engine.poll_timeout().map(|due| due.max(self.timers_ran + TIMER_PAUSE));
-        let untold = (!self.inner.is_open() && !self.loss_told).then(|| Instant::now() + READ_PAUSE);
+        let begun = Instant::now();
+        let untold = (!self.inner.is_open() && !self.loss_told).then(|| begun + READ_PAUSE);
         let deadline = [timers, self.outer.rest_ends(), untold].into_iter().flatten().min();
         let sources = [self.inner.source(), self.outer.source(Family::V4), self.outer.source(Family::V6)];
         for (at, source) in sources.into_iter().enumerate() {
             self.poll.watch(at, source)?;
         }
-        self.poll.wait(deadline)
+        let woken = match self.keep_vigil(begun)? {
+            Some(woken) => woken,
+            None => self.poll.wait(deadline)?,
+        };
+        self.is_brisk = begun.elapsed() < BRISK_WAIT;
+        Ok(woken)
+    }
+
+    /// Looks for packets without sleeping while they come so fast that waking up again would take as long.
+    fn keep_vigil(&mut self, begun: Instant) -> std::io::Result<Option<Woken<SOURCES>>> {
+        while self.is_brisk && begun.elapsed() < VIGIL_MAX {
+            let woken = self.poll.ready()?;
+            if woken.called || woken.ready.contains(&true) {
+                return Ok(Some(woken));
+            }
+            // whoever else wants this processor gets it
+            thread::yield_now();
+        }
+        Ok(None)
     }
 
     /// Does what control has asked for.
