@@ -6,10 +6,24 @@ use crate::netns::Netns;
 use crate::poll::Poll;
 use std::net::UdpSocket;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 fn ip(args: &str) {
     let done = Command::new("ip").args(args.split(' ')).output().unwrap();
     assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Gives lo an address, and waits until it is there: the kernel makes IPv6's a moment later, in a work queue of its own.
+fn add_address(address: &str, bits: u8) {
+    ip(&format!("addr add {address}/{bits} dev lo nodad"));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_ours = || {
+        let route = Command::new("ip").args(["route", "get", address]).output().unwrap();
+        String::from_utf8_lossy(&route.stdout).starts_with("local ")
+    };
+    while !is_ours() {
+        assert!(Instant::now() < deadline, "{address} is not ours after ten seconds");
+    }
 }
 
 /// Runs `work` in a new network namespace whose loopback is up.
@@ -31,7 +45,8 @@ fn send(udp: &Udp, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) -> io:
 fn wait_readable(udp: &Udp, family: Family) {
     let mut poll = Poll::<1>::new().unwrap();
     poll.watch(0, udp.source(family)).unwrap();
-    assert!(poll.wait(None).unwrap().ready[0]);
+    let woken = poll.wait(Some(Instant::now() + Duration::from_secs(10))).unwrap();
+    assert!(woken.ready[0], "nothing has come for ten seconds");
 }
 
 /// Waits for one message and gives its datagrams as (sender's address, our address, contents).
@@ -67,7 +82,7 @@ fn a_reply_leaves_from_the_address_that_was_addressed() {
     inside(|| {
         let addresses = ["10.7.0.1", "10.7.0.2", "fd07::1", "fd07::2"];
         for (address, bits) in addresses.iter().zip([32, 32, 128, 128]) {
-            ip(&format!("addr add {address}/{bits} dev lo"));
+            add_address(address, bits);
         }
         let ours = Udp::bind(0, 0).unwrap();
         for address in addresses {
@@ -147,7 +162,12 @@ fn a_port_that_is_taken_is_named() {
         drop(Udp::bind(port, 0).unwrap_err());
         drop(UdpSocket::bind(("0.0.0.0", port)).unwrap_err());
         drop(lone);
-        Udp::bind(port, 0).unwrap();
+        // a child that another test has forked has our sockets until it becomes its program
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = Udp::bind(port, 0) {
+            assert!(Instant::now() < deadline, "{error}");
+            std::thread::yield_now();
+        }
     });
 }
 
@@ -212,7 +232,7 @@ fn an_empty_datagram_is_no_end() {
 #[test]
 fn the_traffic_class_is_sent_and_ecn_is_told() {
     inside(|| {
-        ip("addr add fd07::1/128 dev lo nodad");
+        add_address("fd07::1", 128);
         let ours = Udp::bind(0, 0).unwrap();
         let peer = Udp::bind(0, 0).unwrap();
         for (family, address, source) in [
