@@ -9,11 +9,8 @@ use plan::PeerName;
 use wg::Engine;
 
 use super::inner::Inner;
-use super::outer::Outer;
+use super::outer::{INITIATION, Outer};
 use super::train::Train;
-
-/// First byte of a handshake initiation (WireGuard paper, section 5.4.2).
-pub(super) const INITIATION: u8 = 1;
 
 /// Opens a message's datagrams and hands on what was inside. The last packets may stay in `train`, to be joined with what
 /// is in the next message.

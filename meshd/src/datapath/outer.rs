@@ -11,9 +11,11 @@ use linux::fault::{BatchRefusal, Fault};
 use linux::udp::{Batch, Family, Sent, Transmit, Udp};
 
 use super::counters::Counters;
-use super::inbound::INITIATION;
 use super::outbox::Heading;
 use super::source::Sources;
+
+/// First byte of a handshake initiation (WireGuard paper, section 5.4.2).
+pub(super) const INITIATION: u8 = 1;
 
 /// How long a socket rests that is said to be readable and cannot be read, so that it is not asked for ever. Decision
 /// 0007.

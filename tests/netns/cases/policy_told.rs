@@ -193,9 +193,10 @@ fn refused() {
     );
     let lines_before = log_of("n2").lines().filter(|line| line.contains("Refused by policy")).count();
     lab.must("demo/b", &["python3", "-c", &scan]);
+    // the queue of n1's mesh0 holds 500 packets (`TUN_READQ_SIZE`): so many arrive however busy the machine is
     eventually("the scan is counted", SOON, || {
         let status = lab.ask("n2", "status");
-        (status["policy_denied_by_reason"]["isolated"].as_u64()? >= 1000).then_some(())
+        (status["policy_denied_by_reason"]["isolated"].as_u64()? >= 400).then_some(())
     });
     eventually("what is not told of is counted", SOON, || {
         log_of("n2").contains("More flows were refused by policy").then_some(())
