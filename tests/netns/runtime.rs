@@ -277,6 +277,11 @@ impl Runtime {
         }
     }
 
+    /// What starts the daemon again.
+    pub fn supervisor(&self) -> &str {
+        &self.supervisor
+    }
+
     /// The node's daemon.
     pub fn daemon(&self) -> String {
         self.node["pid"].to_string()

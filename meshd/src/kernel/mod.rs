@@ -7,6 +7,7 @@ mod counters;
 mod elements;
 mod filter;
 mod generation;
+mod guard;
 mod link;
 mod listing;
 mod nft;

@@ -29,7 +29,7 @@ use crate::datapath::{self, Command};
 use crate::install::Install;
 use crate::kernel::{Kernel, MARK_OUTER, Underlay};
 use crate::line_socket::Asked;
-use crate::store::{AttachmentStore, FloorStore, NodeFiles, RecentPairStore, Tombstones};
+use crate::store::{AttachmentStore, FloorStore, GuardStore, NodeFiles, RecentPairStore, Tombstones};
 
 pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
@@ -65,6 +65,7 @@ pub(crate) struct Node {
     patient: BTreeMap<(String, String), bool>,
     tombstones: Tombstones,
     recent: RecentPairStore,
+    guard: GuardStore,
     kernel: Kernel,
     underlay: Underlay,
     data: datapath::Handle,
@@ -114,11 +115,16 @@ impl Node {
         let (floor, lost_floor) = FloorStore::open(files.dir(), &files.uid, least);
         let (attachments, lost) = AttachmentStore::open(files.dir(), &files.uid)?;
         let (recent, lost_pairs) = RecentPairStore::open(files.dir(), &files.uid);
-        for error in lost.iter().chain(&lost_floor).chain(&lost_pairs) {
+        let (guard, lost_guard) = GuardStore::open(files.dir(), &files.uid);
+        for error in lost.iter().chain(&lost_floor).chain(&lost_pairs).chain(&lost_guard) {
             tracing::warn!(%error, "A state file cannot be believed");
         }
         let tombstones = Tombstones::open(&files.dir().join("tombstones"))?;
         let mut kernel = Kernel::open(&config.tun)?;
+        // before anything that can take long or fail (decision 0023)
+        if kernel.guard(guard.ranges()).await? {
+            tracing::info!(ranges = ?guard.ranges(), "The kernel knows nothing of the mesh: pods are cut off until it does");
+        }
         let underlay = kernel.underlay(config.underlay_link.as_deref()).await?;
         let mtu = usize::try_from(underlay.mesh_mtu).unwrap_or(usize::MAX);
         let path = datapath::Config {
@@ -164,6 +170,7 @@ impl Node {
             attachments,
             tombstones,
             recent,
+            guard,
             kernel,
             underlay,
             data,
@@ -241,6 +248,9 @@ impl Node {
             }
         }
         let applied = !self.trouble.contains_key("kernel");
+        if let Err(error) = self.guard.write(&desired.filter.own_ranges) {
+            self.note_trouble("state folder", &error.into());
+        }
         self.desired = Some(desired);
         if applied {
             self.observed_revision = self.view.revision();

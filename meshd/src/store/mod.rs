@@ -9,6 +9,7 @@
 //! trust.pin                SHA-256 of the root certificate that the join token named
 //! floor                    highest epoch accepted of each (node, identity)
 //! recent-pairs             who talked to whom lately
+//! guarded-ranges           what is closed after a boot until the view is there (decision 0023)
 //! view                     the last known view of an API server (cluster/kubernetes/cache.rs)
 //! attachments/<container>@<interface>   one attached workload interface
 //! tombstones/<container>-<interface>.json   a DEL that found nobody home (written by mesh-cni, plain JSON)
@@ -25,6 +26,7 @@ mod attachments;
 mod checked;
 mod error;
 mod floor;
+mod guard;
 mod node_files;
 mod private;
 mod recent_pairs;
@@ -37,6 +39,7 @@ pub(crate) use attachments::{AttachmentStore, Removed};
 pub(crate) use checked::{Kind, load, read_checked, save, write_checked};
 pub(crate) use error::{Damage, StoreError};
 pub(crate) use floor::FloorStore;
+pub(crate) use guard::GuardStore;
 pub(crate) use node_files::NodeFiles;
 pub(crate) use private::{DirLock, Privacy, lock_dir, open_private_dir, read_bounded, sweep, takes_files};
 pub(crate) use recent_pairs::{RecentPair, RecentPairStore};

@@ -1,6 +1,7 @@
 //! The cases by subject. A name carries the identifiers of what it shows.
 
 mod away;
+mod boot;
 mod cni;
 mod identity;
 mod leaks;
@@ -24,6 +25,7 @@ pub type Case = (&'static str, fn());
 pub fn all() -> Vec<Case> {
     let mut all = Vec::new();
     all.extend_from_slice(away::CASES);
+    all.extend_from_slice(boot::CASES);
     all.extend_from_slice(cni::CASES);
     all.extend_from_slice(identity::CASES);
     all.extend_from_slice(leaks::CASES);
