@@ -69,7 +69,8 @@ impl Fault {
 pub enum BatchRefusal {
     /// The link cannot: no checksum offload, a transformation on the way (`EIO` of udp_send_skb() in net/ipv4/udp.c).
     Link,
-    /// A datagram is longer than the path (`EINVAL`, since Linux 6.9 `EMSGSIZE`, of the same function).
+    /// A datagram is longer than the path (`EINVAL`, since Linux 6.9 `EMSGSIZE`, of the same function). Kernels say `EINVAL` of a
+    /// link that cannot, too: whether it is the path, its MTU tells.
     Path,
 }
 
@@ -88,5 +89,18 @@ impl BatchRefusal {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_batch_is_told_from_a_lost_one() {
+        let of = |errno: Errno| BatchRefusal::of(&errno.into());
+        assert_eq!([Errno::IO, Errno::OPNOTSUPP].map(of), [Some(BatchRefusal::Link); 2]);
+        assert_eq!([Errno::INVAL, Errno::MSGSIZE].map(of), [Some(BatchRefusal::Path); 2]);
+        assert_eq!([Errno::AGAIN, Errno::NOBUFS, Errno::PERM, Errno::NETUNREACH].map(of), [None; 4]);
     }
 }

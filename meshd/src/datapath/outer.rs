@@ -38,13 +38,16 @@ const SWALLOW_PAUSE: Duration = Duration::from_secs(600);
 /// How many narrow paths are remembered. Beyond it all are forgotten and learned again.
 const PATHS_MAX: usize = 4_096;
 
+/// Header and tag of a data message in bytes (WireGuard paper, section 5.4.6).
+const WIREGUARD_BYTES: usize = 16 + 16;
+
 /// What a datagram holds beside the inner packet in bytes: WireGuard's header and tag, UDP's and IP's headers.
 const fn overhead(family: Family) -> usize {
     let ip = match family {
         Family::V4 => 20,
         Family::V6 => 40,
     };
-    16 + 16 + 8 + ip
+    WIREGUARD_BYTES + 8 + ip
 }
 
 /// The longest inner packet in bytes that a path of this MTU carries: padding fills up to a multiple of 16 and must not reach
@@ -152,12 +155,17 @@ impl Outer {
         self.narrow.get(&to.ip()).filter(|(_, until)| *until > self.now).map(|(limit, _)| *limit)
     }
 
-    /// A datagram was longer than the path: from now on they are made to fit what the kernel knows of it. What was made
-    /// already goes in fragments.
-    fn narrow(&mut self, to: SocketAddr) {
-        let Ok(mtu) = self.udp.path_mtu(to) else { return };
-        self.remember(to, mtu, PATH_PAUSE);
-        tracing::debug!(peer = %to, mtu, "The path is narrower than the link");
+    /// A batch was refused as if a datagram were longer than the path. If one is, from now on they are made to fit what the
+    /// kernel knows of the path, and what was made already goes in fragments; whether that is so.
+    fn narrow(&mut self, to: SocketAddr, length: usize) -> bool {
+        // no way there at all: there is nothing to learn
+        let Ok(mtu) = self.udp.path_mtu(to) else { return true };
+        let is_narrow = length + overhead(Family::of(to.ip())) - WIREGUARD_BYTES > mtu;
+        if is_narrow {
+            self.remember(to, mtu, PATH_PAUSE);
+            tracing::debug!(peer = %to, mtu, "The path is narrower than the link");
+        }
+        is_narrow
     }
 
     /// The longest inner packet in bytes that every path carries.
@@ -204,7 +212,7 @@ impl Outer {
             }
             match self.udp.send(&transmit) {
                 Err(error) if let Some(refusal) = BatchRefusal::of(&error) => {
-                    self.fall_back(to, refusal, &error);
+                    self.fall_back(to, length, (refusal, &error));
                     self.send_singly(&transmit);
                 }
                 result => self.sent(&transmit, count, result),
@@ -235,10 +243,12 @@ impl Outer {
         }
     }
 
-    fn fall_back(&mut self, to: SocketAddr, refusal: BatchRefusal, error: &io::Error) {
+    /// A batch of datagrams of this length was refused.
+    fn fall_back(&mut self, to: SocketAddr, length: usize, (refusal, error): (BatchRefusal, &io::Error)) {
         self.counters.fell_back();
-        if refusal == BatchRefusal::Path {
-            return self.narrow(to);
+        // some kernels have only EINVAL for a link that cannot: then each datagram fits, and batches never pass
+        if refusal == BatchRefusal::Path && self.narrow(to, length) {
+            return;
         }
         let family = Family::of(to.ip());
         if let Some(singly) = self.singly.get_mut(at(family)) {
@@ -250,5 +260,33 @@ impl Outer {
     /// Counts datagrams that have arrived.
     pub(super) fn count_received(&self, count: usize, bytes: usize) {
         self.counters.udp_received.add(count, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An IPsec transformation on the way is what makes Linux 6.18 say EIO, and the kernel of the tests has none: so its answer is
+    /// put in here. What EINVAL does, a kernel shows in the case `mf_10_offloads_that_a_kernel_refuses_are_left_off`.
+    #[test]
+    fn a_family_whose_link_refuses_batches_goes_singly_for_a_while() {
+        let start = Instant::now();
+        let counters = Arc::new(Counters::default());
+        let udp = Udp::bind(0, 0).expect("a port");
+        let to = SocketAddr::new([127, 0, 0, 1].into(), udp.port());
+        let mut outer = Outer::new(udp, true, Arc::clone(&counters), start);
+        assert!(outer.sends_batches(Family::V4));
+        let error = io::Error::from_raw_os_error(5);
+        let refusal = BatchRefusal::of(&error).expect("EIO is a refusal");
+        outer.fall_back(to, 1452, (refusal, &error));
+        assert_eq!((outer.sends_batches(Family::V4), outer.sends_batches(Family::V6)), (false, true));
+        // three datagrams, the last one shorter: each alone
+        outer.send(Heading { to, class: 0, length: 1000 }, &[4; 2500], 3, None);
+        assert_eq!((counters.udp_sent.read(), counters.fallbacks()), ((3, 2500), 1));
+        outer.wake_up(start + BATCH_PAUSE - Duration::from_millis(1));
+        assert!(!outer.sends_batches(Family::V4));
+        outer.wake_up(start + BATCH_PAUSE);
+        assert!(outer.sends_batches(Family::V4), "links come and go: it is tried again");
     }
 }

@@ -7,6 +7,7 @@ mod identity;
 mod leaks;
 mod modes;
 mod mtu;
+mod offload;
 mod policy;
 mod policy_kernel;
 mod policy_matrix;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy::CASES);
     all.extend_from_slice(mtu::CASES);
+    all.extend_from_slice(offload::CASES);
     all.extend_from_slice(policy_kernel::CASES);
     all.extend_from_slice(policy_matrix::CASES);
     all.extend_from_slice(policy_tiers::CASES);

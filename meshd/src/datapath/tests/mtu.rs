@@ -120,5 +120,10 @@ fn mf_12_a_path_that_swallows_long_datagrams_is_found_out() {
         stream(&a, &b, !v6);
         assert!(begin.elapsed() < Duration::from_millis(1200), "it is remembered");
         assert_eq!(a.drops("path_mtu"), 0);
+        // and what is no stream is told, which could not find out by itself
+        let (arrived, said) = ping(&a, &b, false, "do", 1400);
+        let mtu = if v6 { 1200 } else { 1216 };
+        assert!(!arrived && said.contains(&format!("mtu = {mtu}")), "{said}");
+        assert!(ping(&a, &b, false, "do", mtu).0);
     }
 }
