@@ -33,10 +33,13 @@ pub(super) type Counts = BTreeMap<String, (u64, u64)>;
 /// The sets of a wish: name and elements as nft writes them.
 pub(super) fn sets(filter: &Filter) -> BTreeMap<String, BTreeSet<String>> {
     let mut sets = BTreeMap::new();
+    // the other half of the enrolled: whoever is found in neither is refused, so that an emptied set opens nothing
+    let permissive = filter.enrolled.difference(&filter.strict).copied().collect();
     let addresses = [
         ("enrolled", &filter.enrolled),
         ("enrolled_enforced", &filter.enrolled_enforced),
         ("strict", &filter.strict),
+        ("permissive", &permissive),
         ("require_mesh", &filter.require_mesh),
         ("keyed", &filter.keyed),
         ("keyed_nodes", &filter.keyed_nodes),
@@ -171,8 +174,9 @@ fn change<'a>(script: &mut String, verb: &str, set: &str, members: impl Iterator
     }
 }
 
-/// The chains of table `inet weft`. Each family has its own, since nft's sets have one type of address.
-fn chains(tun: &str) -> String {
+/// The chains of table `inet weft`. Each family has its own, since nft's sets have one type of address. Somebody who
+/// empties the forward chain closes it: what no rule accepts is dropped.
+pub(super) fn chains(tun: &str) -> String {
     let mut text = String::new();
     for (v, ip) in [('4', "ip"), ('6', "ip6")] {
         text.push_str(&remembering("deny", "denied", "plaintext_denied", "drop", v, ip));
@@ -212,7 +216,8 @@ fn chains(tun: &str) -> String {
                  meta l4proto {{ tcp, udp, sctp }} {ip} daddr . th dport @open_ports{v} goto seen{v}\n\
                  meta l4proto {{ tcp, udp, sctp }} {ip} daddr . th dport @closed_ports{v} goto deny{v}\n\
                  {ip} daddr @strict{v} goto deny{v}\n\
-                 goto seen{v}\n}}"
+                 {ip} daddr @permissive{v} goto seen{v}\n\
+                 goto deny{v}\n}}"
             ),
         );
     }
@@ -232,7 +237,7 @@ fn hooks(tun: &str) -> String {
     };
     let member_mark = format!("meta mark and {MARK_MASK:#010x} == {MARK_MEMBER:#010x} ");
     let [member4, member6] = judged(&member_mark, "member", "");
-    let [judge4, judge6] = judged("", "judge", "enrolled");
+    let judge = ["enrolled", "strict", "permissive"].map(|set| judged("", "judge", set).concat()).concat();
     let early = [("4", "ip"), ("6", "ip6")].map(|(v, ip)| {
         format!("{ip} saddr @own_ranges{v} {ip} saddr != @local{v} {ip} saddr != @clear{v} jump early{v}\n")
     });
@@ -249,9 +254,9 @@ fn hooks(tun: &str) -> String {
     line(
         &mut text,
         format_args!(
-            "chain forward {{\ntype filter hook forward priority -5; policy accept;\n\
+            "chain forward {{\ntype filter hook forward priority -5; policy drop;\n\
              iifname \"{tun}\" oifname \"{tun}\" counter name loop drop\n\
-             iifname \"{tun}\" accept\noifname \"{tun}\" accept\n{member4}{member6}{early}{judge4}{judge6}}}"
+             iifname \"{tun}\" accept\noifname \"{tun}\" accept\n{member4}{member6}{early}{judge}accept\n}}"
         ),
     );
     // what the engine let in counts as a member's, so that the reverse path check finds the way back in our tables

@@ -16,7 +16,7 @@ impl Kernel {
     /// # Errors
     /// nft refuses; nothing is closed then.
     pub(crate) async fn guard(&mut self, ranges: &BTreeSet<IpNet>) -> anyhow::Result<bool> {
-        if ranges.is_empty() || Listing::of(&["inet weft"]).await.has_mesh() {
+        if ranges.is_empty() || Listing::of(&["inet weft"]).await.has_some_mesh() {
             return Ok(false);
         }
         let closed = Filter { guarded_ranges: ranges.clone(), ..Filter::default() };

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use policy::nft::{self as rules, Program};
 
-use super::nft;
-
-/// Chains of the mesh's own table, each of which has rules.
-const MESH: [&str; 7] = ["forward", "output", "prerouting", "member4", "member6", "judge4", "judge6"];
+use super::{filter, nft};
 
 /// The tables of policies, [`rules::TABLE`] of each family.
 const POLICY_TABLES: [&str; 2] = ["ip weft_policy", "ip6 weft_policy"];
@@ -57,9 +54,15 @@ impl Listing {
         self.0.get(&(table.to_owned(), chain.to_owned())).is_some_and(|count| *count >= least)
     }
 
-    /// Whether the mesh's own chains have rules.
-    pub(super) fn has_mesh(&self) -> bool {
-        MESH.iter().all(|chain| self.holds("inet weft", chain, 1))
+    /// Whether there is a filter of ours at all, of this version or another.
+    pub(super) fn has_some_mesh(&self) -> bool {
+        self.holds("inet weft", "forward", 1)
+    }
+
+    /// Whether the mesh's own chains, those of the device `tun`, have their rules.
+    pub(super) fn has_mesh(&self, tun: &str) -> bool {
+        let chains = rules::rules_by_chain(&filter::chains(tun));
+        chains.iter().all(|(chain, least)| self.holds("inet weft", chain, *least))
     }
 
     /// Whether the pin of every one of these links has rules.
@@ -71,7 +74,7 @@ impl Listing {
     pub(super) fn has_policies(&self, program: &Program) -> bool {
         let of = |family: &str| {
             let table = format!("{family} {}", rules::TABLE);
-            program.chains(family).all(|(chain, least)| self.holds(&table, chain, least))
+            program.chains(family).all(|(chain, least)| self.holds(&table, &chain, least))
         };
         program.is_empty() || (of("ip") && of("ip6"))
     }
@@ -92,7 +95,7 @@ mod tests {
         assert!(listing.holds("inet weft", "empty", 0) && !listing.holds("inet weft", "empty", 1));
         assert!(!listing.holds("inet weft", "a", 0), "a set is no chain");
         assert!(listing.has_pins([&"veth-1.2".to_owned()]) && !listing.has_pins([&"veth-2".to_owned()]));
-        assert!(!listing.has_mesh(), "most chains are missing");
+        assert!(!listing.has_mesh("mesh0"), "most chains are missing");
         assert!(listing.has_policies(&Program::default()), "where nobody is judged there are no tables");
         assert!(POLICY_TABLES.iter().all(|table| table.ends_with(rules::TABLE)));
     }

@@ -52,7 +52,9 @@ const MTU_MIN: u32 = 1280;
 const FULL_LOOK: u32 = 8;
 /// A look at every element may take one part in so many of the time: a node whose rules others change all the time, and
 /// whose sets are large, is looked through less often.
-const LOOK_SHARE: u32 = 20;
+const LOOK_SHARE: u32 = 10;
+/// The same for the rules of chains between two rounds of the daemon, which look at them whatever it takes.
+const QUICK_LOOK_SHARE: u32 = 4;
 
 /// The kernel state of this node.
 pub(crate) struct Kernel {
@@ -74,6 +76,8 @@ pub(crate) struct Kernel {
     elements_due: bool,
     /// When that may be done next.
     elements_after: Option<Instant>,
+    /// When [`Self::is_disturbed`] may ask for the next look at all rules.
+    quick_after: Option<Instant>,
 }
 
 /// The link that peers reach this node at.
@@ -116,6 +120,7 @@ impl Kernel {
             looks: 0,
             elements_due: false,
             elements_after: None,
+            quick_after: None,
         })
     }
 
@@ -241,6 +246,18 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether somebody else changed rules since they were last seen to be right: one question to the kernel, cheap enough
+    /// to be asked all the time. Says no for a while where looking at what is there takes long.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        let now = Instant::now();
+        let is_after = |time: Option<Instant>| time.is_none_or(|time| now >= time);
+        if self.elements_due && is_after(self.elements_after) {
+            return true;
+        }
+        let is_known = self.generation.is_some() && is_after(self.quick_after);
+        is_known && generation::read().is_ok_and(|now| self.generation != Some(now))
+    }
+
     /// What somebody else took away since it was applied; the next [`Self::apply`] then starts from the kernel itself.
     pub(crate) async fn drift(&mut self) -> anyhow::Result<Vec<&'static str>> {
         let mut drift = Vec::new();
@@ -256,16 +273,18 @@ impl Kernel {
         let generation = generation::read()?;
         self.looks = self.looks.wrapping_add(1);
         let is_foreign = self.generation != Some(generation);
+        let begin = Instant::now();
         let whole = if is_foreign {
             let tables = [&["inet weft", "netdev weft"], Listing::tables_of(&self.rules)].concat();
             let listing = Listing::of(&tables).await;
-            listing.has_mesh() && listing.has_pins(filter.pins.keys()) && listing.has_policies(&self.rules)
+            listing.has_mesh(&self.tun) && listing.has_pins(filter.pins.keys()) && listing.has_policies(&self.rules)
         } else if self.looks.is_multiple_of(FULL_LOOK) {
             Listing::of(&["netdev weft"]).await.has_pins(filter.pins.keys())
         } else {
             true
         };
         self.elements_due |= is_foreign;
+        self.quick_after = Some(begin + begin.elapsed() * QUICK_LOOK_SHARE);
         if whole && self.has_elements().await {
             self.generation = Some(generation);
         } else {

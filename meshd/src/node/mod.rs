@@ -42,6 +42,8 @@ use self::trust::Trust;
 
 /// How often is looked after what nobody announces: tombstones, key turns, somebody else's hands on our kernel state.
 const ROUND: Duration = Duration::from_millis(500);
+/// How often is asked whether somebody else changed packet filter rules.
+const GLANCE: Duration = Duration::from_millis(200);
 /// Questions and manifests taken in before the kernel is looked after: a burst is applied once, and not each by each.
 const BURST_MAX: usize = 256;
 
@@ -188,6 +190,8 @@ impl Node {
         tokio::pin!(stop);
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut glance = tokio::time::interval(GLANCE);
+        glance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut admin = Vec::new();
         loop {
             tokio::select! {
@@ -199,6 +203,12 @@ impl Node {
                 Some(asked) = inputs.admin.recv() => admin.push(asked),
                 Some(event) = inputs.data.recv() => self.take_data(event).await,
                 _ = round.tick() => self.go_round().await,
+                _ = glance.tick() => {
+                    if !self.kernel.is_disturbed() {
+                        continue;
+                    }
+                    self.put_back().await;
+                }
             }
             for _ in 0..BURST_MAX {
                 if let Ok(event) = inputs.source.events.try_recv() {

@@ -149,6 +149,11 @@ impl Node {
         self.welcome_pods();
         self.tell_refused().await;
         self.forget_trace().await;
+        self.put_back().await;
+    }
+
+    /// Looks for somebody else's hands on our kernel state, and has the next reconcile put it right.
+    pub(super) async fn put_back(&mut self) {
         match self.kernel.drift().await {
             Ok(drift) if drift.is_empty() => {}
             Ok(drift) => {

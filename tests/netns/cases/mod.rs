@@ -9,6 +9,7 @@ mod modes;
 mod mtu;
 mod offload;
 mod policy;
+mod policy_emptied;
 mod policy_kernel;
 mod policy_matrix;
 mod policy_random;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(leaks::CASES);
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy::CASES);
+    all.extend_from_slice(policy_emptied::CASES);
     all.extend_from_slice(mtu::CASES);
     all.extend_from_slice(offload::CASES);
     all.extend_from_slice(policy_kernel::CASES);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use crate::agent::{Agents, all_pairs};
+use crate::agent::Agents;
 use crate::lab::{Lab, namespace, pod, program};
 use crate::runtime::{Runtime, Sandbox};
 use crate::shell::{eventually, run};
@@ -19,7 +19,6 @@ pub const CASES: &[(&str, fn())] = &[
     ("s13_s14_np_15_one_of_two_goes_and_what_cannot_be_read_lets_nobody_in", refusals),
     ("s15_np_16_a_storm_of_updates_and_a_killed_daemon_open_nothing", storm),
     ("f7_only_who_is_authorized_by_its_key_gets_in_and_refusals_say_who_and_why", authorization),
-    ("np_14_somebody_elses_flush_is_repaired_within_a_second", flushed),
 ];
 
 pub(super) const SOON: Duration = Duration::from_secs(5);
@@ -513,59 +512,4 @@ fn authorization() {
 
 pub(super) fn log_of(node: &str) -> String {
     run(&program("meshctl"), &["lab", "logs", node])
-}
-
-fn flushed() {
-    let lab = five("nodes: 2");
-    let mut agents = Agents::start(&lab, &FIVE);
-    lab.put("policy.yaml", &network_policy("demo", "closed", CLOSED));
-    until(&mut agents, false, "demo/a", "demo/far", "TCP", 80);
-    until(&mut agents, false, "plain/c", "demo/a", "TCP", 80);
-    for flush in [
-        &["flush", "ruleset"][..],
-        &["delete", "table", "ip", "weft_policy"],
-        &["flush", "table", "ip6", "weft_policy"],
-    ] {
-        let begin = Instant::now();
-        lab.must("node/n1", &[&["nft"], flush].concat());
-        let closed = |agents: &mut Agents| {
-            let seen = agents.probe(&all_pairs(&["demo/a", "demo/b", "plain/c"]), "UDP", 80, 0.1);
-            seen.arrived.iter().all(|pair| pair.from.starts_with("plain") && pair.to.starts_with("plain"))
-        };
-        eventually("it is closed again", SOON, || closed(&mut agents).then_some(()));
-        let took = begin.elapsed();
-        println!("{flush:?} repaired within {took:?}");
-        assert!(took < Duration::from_millis(2_000), "{flush:?} took {took:?}");
-    }
-    elements(&lab);
-}
-
-/// Single elements and whole sets that somebody takes out by hand, in every table of ours, and one that somebody puts in.
-fn elements(lab: &Lab) {
-    let [a, a6] = lab.ips("demo/a");
-    let far = lab.ip("demo/far", false);
-    for (change, table, set) in [
-        ("flush set inet weft keyed4".to_owned(), "inet weft", "keyed4"),
-        ("flush set inet weft enrolled6".to_owned(), "inet weft", "enrolled6"),
-        (format!("delete element inet weft local4 {{ {a} }}"), "inet weft", "local4"),
-        ("flush set inet weft pod_cidrs4".to_owned(), "inet weft", "pod_cidrs4"),
-        (format!("add element inet weft clear4 {{ {far} }}"), "inet weft", "clear4"),
-        ("flush map ip weft_policy inbound_network".to_owned(), "ip weft_policy", "inbound_network"),
-        (format!("delete element ip6 weft_policy outbound_network {{ {a6} }}"), "ip6 weft_policy", "outbound_network"),
-        ("flush set ip weft_policy judged".to_owned(), "ip weft_policy", "judged"),
-    ] {
-        let what = if set.ends_with("network") { "map" } else { "set" };
-        let list = || {
-            let words = [&["nft", "-n", "list", what][..], &table.split(' ').collect::<Vec<_>>(), &[set]].concat();
-            let text = String::from_utf8_lossy(&lab.exec("node/n1", &words).stdout).into_owned();
-            text.split_once("elements = ").map(|(_, held)| held.to_owned())
-        };
-        let before = list();
-        let begin = Instant::now();
-        lab.must("node/n1", &["nft", &change]);
-        eventually(&format!("`{change}` is put back"), SOON, || (list() == before).then_some(()));
-        let took = begin.elapsed();
-        println!("`{change}` repaired within {took:?}");
-        assert!(took < Duration::from_millis(2_000), "`{change}` took {took:?}");
-    }
 }

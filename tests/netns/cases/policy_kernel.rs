@@ -55,13 +55,13 @@ impl Dice {
 
 /// A packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Probe {
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    source_port: u16,
-    port: u16,
-    member: bool,
+pub struct Probe {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: u8,
+    pub source_port: u16,
+    pub port: u16,
+    pub member: bool,
 }
 
 impl Probe {
@@ -74,7 +74,7 @@ impl Probe {
     }
 
     /// The packet, or the one that answers it.
-    fn packet(&self, is_reply: bool) -> Vec<u8> {
+    pub fn packet(&self, is_reply: bool) -> Vec<u8> {
         let ports = if is_reply { (self.port, self.source_port) } else { (self.source_port, self.port) };
         let mut payload = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
         match self.protocol {
@@ -143,7 +143,7 @@ impl Probe {
     }
 }
 
-fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, class: u8, payload: &[u8]) -> Vec<u8> {
+pub fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, class: u8, payload: &[u8]) -> Vec<u8> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
@@ -166,12 +166,12 @@ fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, class: u8, payload: &[u8]) 
 }
 
 /// A router of one TUN device: what it lets pass comes out where it went in.
-struct Router {
+pub struct Router {
     tun: Tun,
 }
 
 impl Router {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let tun = Tun::open("probe0").expect("a TUN device");
         for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{key}"), "1").expect("forwarding can be set");
@@ -194,7 +194,7 @@ impl Router {
     }
 
     /// Whether the packet comes out again: the kernel forwards it while it is handed over.
-    fn passes(&self, packet: &[u8]) -> bool {
+    pub fn passes(&self, packet: &[u8]) -> bool {
         self.tun.send(&[IoSlice::new(&[0; HEADER_BYTES]), IoSlice::new(packet)]).expect("the device takes packets");
         let mut buffer = vec![0; linux::tun::PACKET_BYTES_MAX];
         let mut found = false;
@@ -207,7 +207,7 @@ impl Router {
     }
 }
 
-fn apply(script: &str) {
+pub fn apply(script: &str) {
     use std::io::Write as _;
     let mut child =
         Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nft runs");
@@ -217,7 +217,7 @@ fn apply(script: &str) {
 }
 
 /// Addresses that probes use: local pods, remote ones, the outside, a contested one.
-fn addresses(v6: bool) -> Vec<IpAddr> {
+pub fn addresses(v6: bool) -> Vec<IpAddr> {
     let pod = |node: u8, pod: u8| -> IpAddr {
         if v6 {
             Ipv6Addr::new(0xfd00, u16::from(node), 0, 0, 0, 0, 0, u16::from(pod)).into()
@@ -449,7 +449,7 @@ fn shown(probe: &Probe) -> String {
 }
 
 /// One chain for the first local workload: UDP to port 80 from the first remote one, and nothing else.
-fn one_allowed() -> RuleSet {
+pub fn one_allowed() -> RuleSet {
     let mut rules = RuleSet::default();
     for (index, node) in [(0, NODE), (4, "there")] {
         let id = WorkloadId::new("x", &format!("w{index}"));
@@ -478,7 +478,7 @@ fn one_allowed() -> RuleSet {
 }
 
 /// "Too big" (with an MTU of 1400) or "port unreachable" about a packet, as `from` would send it to the packet's source.
-fn error_about(packet: &[u8], from: IpAddr, to: IpAddr, is_too_big: bool) -> Vec<u8> {
+pub fn error_about(packet: &[u8], from: IpAddr, to: IpAddr, is_too_big: bool) -> Vec<u8> {
     let start = match (from.is_ipv4(), is_too_big) {
         (true, true) => [3, 4, 0, 0, 0, 0, 5, 0x78],
         (true, false) => [3, 3, 0, 0, 0, 0, 0, 0],

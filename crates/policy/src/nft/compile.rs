@@ -55,7 +55,7 @@ impl Scribe {
     pub fn program(&mut self, rules: &RuleSet, here: &Here<'_>) -> Program {
         let local = || rules.workloads.values().filter(|subject| subject.node.as_deref() == Some(here.node));
         let mut users: BTreeMap<(Direction, &ChainKey), BTreeSet<IpAddr>> = BTreeMap::new();
-        let mut judged = BTreeSet::new();
+        let mut judged: BTreeSet<IpAddr> = BTreeSet::new();
         for subject in local() {
             for (side, key) in [(Direction::Outbound, &subject.outbound), (Direction::Inbound, &subject.inbound)] {
                 let Some(key) = key else { continue };
@@ -86,6 +86,15 @@ impl Scribe {
                     let Some(begin) = begin else { continue };
                     let entries = ips.clone().map(|ip| (*ip, format!("goto {begin}")));
                     maps.entry(text::hook_map(*side, layer)).or_default().extend(entries);
+                }
+            }
+            // who is judged elsewhere has nothing to fear here, and is found all the same: whom no map knows is dropped
+            for side in text::DIRECTIONS {
+                for layer in LAYERS {
+                    let map = maps.entry(text::hook_map(side, layer)).or_default();
+                    for ip in judged.iter().filter(|ip| ip.is_ipv4() == is_v4) {
+                        map.entry(*ip).or_insert_with(|| text::allowed(side, layer));
+                    }
                 }
             }
             table.maps.extend(maps.into_iter().map(|(name, map)| (name, Arc::new(map))));

@@ -11,19 +11,23 @@
 //!   no connection known: what is to or from a judged workload is dropped
 //!   a workload with itself, or with its own node: accept
 //!   client in the map outbound_… ─▶ its first stage ── denied ──▶ counted, remembered, dropped
-//!                                          │ allowed
+//!   not there, and judged: dropped         │ allowed
 //!   server in the map inbound_…  ─▶ its first stage ── denied ──▶ counted, remembered, dropped
-//!                                          │ allowed
+//!   not there, and judged: dropped         │ allowed
 //!                                        accept: on to the next layer
 //!
 //! a stage: other end @verdict map ─▶ verdict, or jump to its ports · large sets · blocks · … · otherwise
 //! ```
+//!
+//! Whoever is judged by anything is in each of the four maps, and in the set of the judged: an emptied map closes who was
+//! in it, an emptied chain closes all that comes by (the hooks drop what no rule accepts), and an emptied set of the judged
+//! leaves the maps. So somebody else's hand opens nothing until it is put right, but where a whole table goes.
 
 mod compile;
 mod program;
 mod text;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -35,11 +39,12 @@ use crate::verdict::Direction;
 /// Name of the tables.
 pub const TABLE: &str = "weft_policy";
 /// What the rules count. What a policy refused is counted twice: by the side that refused, and in [`REASONS`].
-pub const COUNTERS: [&str; 8] = [
+pub const COUNTERS: [&str; 9] = [
     "outbound_denied",
     "inbound_denied",
     "connection_unknown",
     "contested_address",
+    "unjudged",
     "audited",
     "denied_rule",
     "denied_no_allow_matched",
@@ -147,11 +152,10 @@ impl Program {
     }
 
     /// All chains in the table of a family, `ip` or `ip6`, each with how many rules it has at least.
-    pub fn chains(&self, family: &str) -> impl Iterator<Item = (&str, usize)> {
-        let table = if family == V4.ip { &self.v4 } else { &self.v6 };
-        let framed = ["forward_authorization", "forward_network", "arriving_authorization", "arriving_network"];
-        let own = table.chains.iter().map(|(name, rules)| (name.as_str(), rules.len()));
-        framed.into_iter().map(|name| (name, 1)).chain(own)
+    pub fn chains(&self, family: &str) -> impl Iterator<Item = (String, usize)> {
+        let (family, table) = if family == V4.ip { (V4, &self.v4) } else { (V6, &self.v6) };
+        let own = table.chains.iter().map(|(name, rules)| (name.clone(), rules.len()));
+        own.chain(rules_by_chain(&frame(family, |_| (0, 0))))
     }
 
     /// What every set and map in the table of a family, `ip` or `ip6`, holds as nft writes it.
@@ -181,6 +185,22 @@ struct Family {
 
 const V4: Family = Family { ip: "ip", address: "ipv4_addr", is_v4: true };
 const V6: Family = Family { ip: "ip6", address: "ipv6_addr", is_v4: false };
+
+/// How many rules each chain has that a script of ours writes in one block, one rule a line.
+pub fn rules_by_chain(script: &str) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    let mut chain = None;
+    for line in script.lines() {
+        if let Some(name) = line.strip_prefix("chain ") {
+            chain = Some(name.trim_end_matches(" {").to_owned());
+        } else if line == "}" {
+            chain = None;
+        } else if let Some(name) = chain.as_ref().filter(|_| !line.starts_with("type ")) {
+            *found.entry(name.clone()).or_default() += 1;
+        }
+    }
+    found
+}
 
 /// Removes the tables.
 #[must_use]
@@ -215,7 +235,9 @@ fn frame(family: Family, counts: impl Fn(&str) -> (u64, u64)) -> String {
         &mut text,
         format_args!(
             "chain unknown {{\n{ip} saddr @{JUDGED} counter name connection_unknown drop\n\
-             {ip} daddr @{JUDGED} counter name connection_unknown drop\n}}"
+             {ip} daddr @{JUDGED} counter name connection_unknown drop\n\
+             {ip} saddr . {ip} saddr @{SELVES} counter name connection_unknown drop\n\
+             {ip} daddr . {ip} daddr @{SELVES} counter name connection_unknown drop\naccept\n}}"
         ),
     );
     for layer in LAYERS {
@@ -234,14 +256,15 @@ fn hook(is_v4: bool, layer: Layer) -> String {
     let (name, priority) = (layer.name(), layer.priority());
     let [outbound, inbound] = text::DIRECTIONS.map(|direction| text::hook_map(direction, layer));
     let contested = "counter name contested_address drop";
+    let unjudged = "counter name unjudged drop";
     format!(
-        "chain arriving_{name} {{\n{server} vmap @{inbound}\naccept\n}}\n\
-         chain forward_{name} {{\ntype filter hook forward priority {priority}; policy accept;\n\
+        "chain arriving_{name} {{\n{server} vmap @{inbound}\n{server} @{JUDGED} {unjudged}\naccept\n}}\n\
+         chain forward_{name} {{\ntype filter hook forward priority {priority}; policy drop;\n\
          {discovery}ct state invalid,untracked goto unknown\n\
          {client} . {server} @{SELVES} accept\n\
          {client} @{CONTESTED} {contested}\n{server} @{CONTESTED} {contested}\n\
          {client} @{NODE} accept\n{server} @{NODE} accept\n\
-         {client} vmap @{outbound}\ngoto arriving_{name}\n}}\n"
+         {client} vmap @{outbound}\n{client} @{JUDGED} {unjudged}\ngoto arriving_{name}\n}}\n"
     )
 }
 

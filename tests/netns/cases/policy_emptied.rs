@@ -1,0 +1,167 @@
+//! NP-14: what somebody else empties is closed, not open, for as long as nobody puts it back, and is put back at once.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use policy::nft;
+
+use super::policy::{CLOSED, FIVE, SOON, five, network_policy, until};
+use super::policy_kernel::{NODE, Probe, Router, addresses, apply, error_about, one_allowed};
+use crate::agent::{Agents, all_pairs};
+use crate::lab::{Lab, peer_authentication};
+use crate::shell::{eventually, run};
+
+pub const CASES: &[(&str, fn())] = &[
+    ("np_14_what_somebody_empties_is_closed_until_it_is_put_back", emptied),
+    ("np_14_somebody_elses_flush_is_repaired_within_a_second", flushed),
+];
+
+/// Within which all is put back.
+const REPAIR: Duration = Duration::from_secs(1);
+
+/// What passes: the allowed flow, what is denied arriving or leaving, a packet of no connection, and strangers.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    allowed: bool,
+    denied: [bool; 3],
+    strangers: bool,
+}
+
+fn look(router: &Router, v6: bool, source_port: u16) -> Seen {
+    let all = addresses(v6);
+    let (server, client, outside) = (all[0], all[4], all[7]);
+    let probe = |source: IpAddr, destination: IpAddr, port: u16| Probe {
+        source,
+        destination,
+        protocol: 17,
+        source_port,
+        port,
+        member: false,
+    };
+    let passes = |probe: Probe| router.passes(&probe.packet(false));
+    // an error about a flow that never was: conntrack calls it invalid
+    let forged = error_about(&probe(server, outside, 9).packet(false), client, server, true);
+    Seen {
+        allowed: passes(probe(client, server, 80)),
+        denied: [passes(probe(client, server, 81)), passes(probe(server, client, 81)), router.passes(&forged)],
+        strangers: passes(probe(client, outside, 81)),
+    }
+}
+
+fn emptied() {
+    let router = Router::new();
+    let members = BTreeSet::new();
+    let program = nft::Program::of(&one_allowed(), &nft::Here { node: NODE, members: &members });
+    let mut source_port = 5000;
+    for (family, v6) in [("ip", false), ("ip6", true)] {
+        apply(&program.whole(|_| (0, 0)));
+        let listed = run("nft", &["list", "table", family, nft::TABLE]);
+        let named = |kind: &str| {
+            let names = listed.lines().filter_map(|line| line.strip_prefix(&format!("\t{kind} ")));
+            names.map(|name| format!("{kind} {family} {} {}", nft::TABLE, name.trim_end_matches(" {"))).collect()
+        };
+        let [maps, sets, chains]: [Vec<String>; 3] = ["map", "set", "chain"].map(named);
+        assert!(maps.len() >= 4 && sets.len() >= 4 && chains.len() > 8, "{listed}");
+        let table = format!("table {family} {}", nft::TABLE);
+        for what in maps.iter().chain(&sets).chain(&chains).chain([&table]) {
+            apply(&program.whole(|_| (0, 0)));
+            source_port += 1;
+            let before = look(&router, v6, source_port);
+            assert_eq!(before, Seen { allowed: true, denied: [false; 3], strangers: true }, "before {what}");
+            apply(&format!("flush {what}"));
+            // the flow that was allowed and begun, and new ones
+            for port in [source_port, source_port + 5000] {
+                let seen = look(&router, v6, port);
+                assert_eq!(seen.denied, [false; 3], "`flush {what}` opens: {seen:?}");
+                let is_hook = what.starts_with("table") || what.contains("chain") && what.contains("forward_");
+                let is_passage = what.contains("arriving_");
+                assert!(seen.strangers || is_hook || is_passage, "`flush {what}` closes strangers: {seen:?}");
+            }
+        }
+        apply(&program.whole(|_| (0, 0)));
+        apply(&format!("flush map {family} {} inbound_network", nft::TABLE));
+        look(&router, v6, source_port + 10_000);
+        let counted = run("nft", &["list", "counter", family, nft::TABLE, "unjudged"]);
+        assert!(!counted.contains("packets 0 "), "{counted}");
+    }
+}
+
+fn flushed() {
+    let lab = five("nodes: 2");
+    let mut agents = Agents::start(&lab, &FIVE);
+    lab.put("policy.yaml", &network_policy("demo", "closed", CLOSED));
+    until(&mut agents, false, "demo/a", "demo/far", "TCP", 80);
+    until(&mut agents, false, "plain/c", "demo/a", "TCP", 80);
+    for flush in [
+        &["flush", "ruleset"][..],
+        &["delete", "table", "ip", "weft_policy"],
+        &["flush", "table", "ip6", "weft_policy"],
+    ] {
+        let begin = Instant::now();
+        lab.must("node/n1", &[&["nft"], flush].concat());
+        let closed = |agents: &mut Agents| {
+            let seen = agents.probe(&all_pairs(&["demo/a", "demo/b", "plain/c"]), "UDP", 80, 0.1);
+            seen.arrived.iter().all(|pair| pair.from.starts_with("plain") && pair.to.starts_with("plain"))
+        };
+        eventually("it is closed again", SOON, || closed(&mut agents).then_some(()));
+        let took = begin.elapsed();
+        println!("{flush:?} repaired within {took:?}");
+        assert!(took < REPAIR, "{flush:?} took {took:?}");
+    }
+    elements(&lab);
+    lab.remove("policy.yaml");
+    modes(&lab, &mut agents);
+}
+
+/// The mesh's own filter, while its daemon is stopped: a STRICT workload takes no clear text whatever is emptied.
+fn modes(lab: &Lab, agents: &mut Agents) {
+    until(agents, true, "plain/c", "demo/a", "TCP", 80);
+    lab.put("modes.yaml", &peer_authentication("demo", "STRICT"));
+    until(agents, false, "plain/c", "demo/a", "TCP", 80);
+    let whole = lab.must("node/n1", &["nft", "list", "table", "inet", "weft"]);
+    let pid = lab.node("n1")["pid"].to_string();
+    run("kill", &["-STOP", &pid]);
+    for what in ["set inet weft enrolled4", "set inet weft strict4", "set inet weft local4", "chain inet weft judge4"]
+        .into_iter()
+        .chain(["chain inet weft deny4", "chain inet weft forward"])
+    {
+        lab.must("node/n1", &["nft", &format!("flush {what}")]);
+        assert!(!agents.reaches("plain/c", "demo/a", false, "TCP", 80), "`flush {what}` opens");
+        let replaced = format!("table inet weft\ndelete table inet weft\n{whole}");
+        lab.must("node/n1", &["sh", "-c", &format!("nft -f - <<'END'\n{replaced}\nEND")]);
+    }
+    run("kill", &["-CONT", &pid]);
+    lab.remove("modes.yaml");
+    until(agents, true, "plain/c", "demo/a", "TCP", 80);
+}
+
+/// Single elements and whole sets that somebody takes out by hand, in every table of ours, and one that somebody puts in.
+fn elements(lab: &Lab) {
+    let [a, a6] = lab.ips("demo/a");
+    let far = lab.ip("demo/far", false);
+    for (change, table, set) in [
+        ("flush set inet weft keyed4".to_owned(), "inet weft", "keyed4"),
+        ("flush set inet weft enrolled6".to_owned(), "inet weft", "enrolled6"),
+        (format!("delete element inet weft local4 {{ {a} }}"), "inet weft", "local4"),
+        ("flush set inet weft pod_cidrs4".to_owned(), "inet weft", "pod_cidrs4"),
+        (format!("add element inet weft clear4 {{ {far} }}"), "inet weft", "clear4"),
+        ("flush map ip weft_policy inbound_network".to_owned(), "ip weft_policy", "inbound_network"),
+        (format!("delete element ip6 weft_policy outbound_network {{ {a6} }}"), "ip6 weft_policy", "outbound_network"),
+        ("flush set ip weft_policy judged".to_owned(), "ip weft_policy", "judged"),
+    ] {
+        let what = if set.ends_with("network") { "map" } else { "set" };
+        let list = || {
+            let words = [&["nft", "-n", "list", what][..], &table.split(' ').collect::<Vec<_>>(), &[set]].concat();
+            let text = String::from_utf8_lossy(&lab.exec("node/n1", &words).stdout).into_owned();
+            text.split_once("elements = ").map(|(_, held)| held.to_owned())
+        };
+        let before = list();
+        let begin = Instant::now();
+        lab.must("node/n1", &["nft", &change]);
+        eventually(&format!("`{change}` is put back"), SOON, || (list() == before).then_some(()));
+        let took = begin.elapsed();
+        println!("`{change}` repaired within {took:?}");
+        assert!(took < REPAIR, "`{change}` took {took:?}");
+    }
+}
