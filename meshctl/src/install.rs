@@ -177,7 +177,11 @@ impl UninstallArgs {
             ensure!(waited, "these do not say that their node is clean, look at their logs: {}", left.join(", "));
             std::thread::sleep(Duration::from_secs(1));
         }
-        cluster.show(&["delete", "-k", &overlay, "--timeout=120s"])
+        cluster.show(&["delete", "-k", &overlay, "--timeout=120s"])?;
+        // what a component added is not in the overlay
+        let component = |file: &str| folder.path().join("components/startup-taint").join(file).display().to_string();
+        let (rights, admission) = (component("rbac.yaml"), component("admission.yaml"));
+        cluster.show(&["delete", "-f", &rights, "-f", &admission, "--ignore-not-found", "--timeout=120s"])
     }
 }
 

@@ -10,6 +10,7 @@ mod cluster;
 mod control_plane;
 mod load;
 mod pod;
+mod proxy;
 #[path = "../netns/shell.rs"]
 mod shell;
 mod weft;

@@ -15,7 +15,7 @@ mod remote;
 pub use local::Standing;
 
 /// What this node knows that the cluster does not say: its own name, its attachments, the keys it has verified.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Here {
     /// This node.
     pub node: NodeName,

@@ -76,6 +76,8 @@ pub(crate) struct Node {
     /// Present until the start-up taint is being taken off.
     taint: Option<Cluster>,
     desired: Option<Desired>,
+    /// What that follows from: number of the view's changes, and what is known beside it.
+    follows_from: Option<(u64, Here)>,
     observed_revision: u64,
     published: Option<api::MeshNodeSpec>,
     published_at: Instant,
@@ -139,8 +141,7 @@ impl Node {
         };
         let (data, events) = datapath::spawn(&path)?;
         kernel.prepare(underlay.mtu).await?;
-        let uid = files.uid.clone();
-        let secret = NodeSecret::from_bytes(*files.secret.expose());
+        let (uid, secret) = (files.uid.clone(), NodeSecret::from_bytes(*files.secret.expose()));
         let node = Self {
             keys: Keys::new(secret, uid.clone(), period, config.data_cipher),
             trust: Trust::new(pinned, floor),
@@ -155,6 +156,7 @@ impl Node {
             raw_slices: BTreeMap::new(),
             patient: BTreeMap::new(),
             desired: None,
+            follows_from: None,
             observed_revision: 0,
             published: None,
             published_at: Instant::now(),
@@ -236,21 +238,27 @@ impl Node {
             return self.answer_waiting();
         }
         self.follow_patience(&here);
-        let here = self.here().unwrap_or(here);
-        let desired = Desired::of(&self.view, &here);
+        let from = (self.view_number, self.here().unwrap_or(here));
+        let before = self.desired.take();
+        // most rounds nothing is new, and a large cluster's wish takes long to compute
+        let same = before.is_some() && self.follows_from.as_ref() == Some(&from);
+        let (desired, before) = match before {
+            Some(desired) if same => (desired, None),
+            before => (Desired::of(&self.view, &from.1), before),
+        };
         let bound = self.trust.bound(&self.config.node, wall());
         let keys_changed = self.keys.follow(&desired, bound, wall());
-        let before = self.desired.take();
-        if keys_changed || before.as_ref().is_none_or(|b| b.locals != desired.locals) {
+        if keys_changed || !(same || before.as_ref().is_some_and(|b| b.locals == desired.locals)) {
             self.tell_data(Command::SetLocals(self.keys.engine_locals(&desired)));
         }
-        if before.as_ref().is_none_or(|b| b.peers != desired.peers) {
+        if !(same || before.as_ref().is_some_and(|b| b.peers == desired.peers)) {
             self.tell_data(Command::SetPeers(engine_peers(&desired)));
         }
-        let members = plan::policies::members(&desired.filter);
-        let same_rules = !self.policies.follow(&self.view, self.view_number, &here, members);
-        let kernel_same =
-            before.is_some_and(|b| b.filter == desired.filter && b.routes == desired.routes) && same_rules;
+        let kernel_same = same || {
+            let members = plan::policies::members(&desired.filter);
+            let rules_changed = self.policies.follow(&self.view, self.view_number, &from.1, members);
+            !rules_changed && before.is_some_and(|b| b.filter == desired.filter && b.routes == desired.routes)
+        };
         if !kernel_same || self.trouble.contains_key("kernel") {
             match self.kernel.apply(&desired, self.policies.program()).await {
                 Ok(_) => drop(self.trouble.remove("kernel")),
@@ -261,7 +269,7 @@ impl Node {
         if let Err(error) = self.guard.write(&desired.filter.own_ranges) {
             self.note_trouble("state folder", &error.into());
         }
-        self.desired = Some(desired);
+        (self.desired, self.follows_from) = (Some(desired), Some(from));
         if applied {
             self.observed_revision = self.view.revision();
         }

@@ -18,6 +18,7 @@ mod traffic;
 mod trust;
 mod uninstall;
 mod workloads;
+mod wrong_answers;
 
 use crate::cluster::Cluster;
 
@@ -44,6 +45,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         workloads::CASES,
         pods::CASES,
         faults::CASES,
+        wrong_answers::CASES,
         figures::WITH,
         uninstall::CASES,
         figures::LAST,

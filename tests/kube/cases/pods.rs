@@ -13,7 +13,7 @@ use crate::weft;
 pub const CASES: &[(&str, Case)] = &[
     ("a_pod_outside_the_mesh_is_found_and_told_of", a_pod_outside_is_found),
     ("a_node_that_comes_with_the_taint_waits_for_its_daemon", a_tainted_node_waits),
-    ("a_pods_start_costs_few_writes", a_start_costs_few_writes),
+    ("a_pods_start_costs_few_writes_and_no_list", a_start_costs_few_writes),
 ];
 
 /// Status and message of the condition that tells of pods outside.
@@ -147,6 +147,7 @@ fn a_start_costs_few_writes(cluster: &Cluster) {
         names.for_each(|n| drop(cluster.pod(&format!("writes/p{n}"))));
         settled(cluster) - before
     };
+    let (listed, began) = (super::figures::lists(cluster), Instant::now());
     let (first, known) = (start(0..1), start(1..2));
     let (alone, together) = (start(2..3), start(3..3 + PODS));
     eprintln!(
@@ -156,5 +157,11 @@ fn a_start_costs_few_writes(cluster: &Cluster) {
     // a node's report, a binding where the identity is new there, and the slice
     assert!(first <= 3 && known <= 3 && alone <= 2, "{first}, {known}, {alone} writes for one pod");
     assert!(together <= 2 * PODS, "{together} writes for {PODS} pods");
+    let (full, absent) = super::figures::lists(cluster);
+    assert_eq!(full, listed.0, "what changes comes by watches, and nothing is listed a second time");
+    // four kinds of others', four programs, half a minute's patience less its half by chance
+    let rounds = usize::try_from(began.elapsed().as_secs()).expect("a case ends") / 15 + 1;
+    let (absent, most) = (absent - listed.1, 4 * 4 * rounds);
+    assert!(absent <= most, "{absent} looks for kinds that are not installed, at most {most}");
     cluster.delete_namespaces(&["writes"]);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Case;
 use super::people::must;
-use crate::cluster::{Cluster, NODES};
+use crate::cluster::{Cluster, NODES, ROOT};
 use crate::shell::eventually;
 
 /// The cases of this file.
@@ -36,6 +36,10 @@ fn uninstall_leaves_nothing(cluster: &Cluster) {
     let pods = cluster.pods("survivors", true, &[("client", "n1"), ("server", "n2")]);
     pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
     let talks: Vec<_> = pods[1].ips.iter().map(|ip| pods[0].talks(*ip, 5, 20)).collect();
+    // what the component of the start-up taint adds for the whole cluster
+    for file in ["rbac.yaml", "admission.yaml"] {
+        cluster.kubectl(&["apply", "-f", &format!("{ROOT}/manifests/components/startup-taint/{file}")]);
+    }
     must(cluster, "meshctl", &["uninstall", "--yes"]);
     for talk in talks {
         let (lines, gap) = talk.finish();
@@ -67,7 +71,7 @@ fn uninstall_leaves_nothing(cluster: &Cluster) {
     }
     let objects = cluster.kubectl(&[
         "get",
-        "crd,clusterrole,clusterrolebinding,validatingadmissionpolicy,namespace",
+        "crd,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding,namespace",
         "-o",
         "name",
     ]);

@@ -145,8 +145,12 @@ impl Elsewhere<'_> {
                 outside.extend(ips.map(|ip| (*ip, node)));
             }
         }
+        let ranges = Ranges::of(self.view.nodes.values().flat_map(|node| {
+            let of_node = node.pod_cidrs.iter();
+            of_node.map(move |range| (*range, &node.name))
+        }));
         for (ip, node) in outside {
-            if !awaited.contains_key(&ip) && !self.is_in_range_of_another(ip, node) {
+            if !awaited.contains_key(&ip) && !ranges.around(ip).any(|owner| *owner != node) {
                 self.add_clear(ip);
             }
         }
@@ -160,23 +164,44 @@ impl Elsewhere<'_> {
         }
     }
 
-    fn is_in_range_of_another(&self, ip: IpAddr, node: &NodeName) -> bool {
-        let others = self.view.nodes.values().filter(|other| other.name != *node);
-        others.flat_map(|other| &other.pod_cidrs).any(|range| range.contains(&ip))
-    }
-
     /// Addresses that happen to be in another node's range and must not follow it: those of workloads here, and those
     /// of nodes, which the cluster's own traffic goes to. What enrolled workloads may send there is not widened: a
     /// node could name a workload's address as its own.
     fn keep_out_of_ranges(&mut self) {
         let pods = self.routes.keys().filter(|(table, _)| *table == RouteTable::Pods).map(|(_, prefix)| *prefix);
-        let ranges: Vec<IpNet> = pods.filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len()).collect();
+        let ranges = pods.filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len());
+        let ranges = Ranges::of(ranges.map(|range| (range, ())));
         let of_nodes = self.view.nodes.values().flat_map(|node| &node.addresses);
         let all = self.desired.filter.local.iter().chain(of_nodes).copied();
-        let captured: BTreeSet<IpAddr> = all.filter(|ip| ranges.iter().any(|range| range.contains(ip))).collect();
+        let captured: BTreeSet<IpAddr> = all.filter(|ip| ranges.around(*ip).next().is_some()).collect();
         for ip in captured {
             self.routes.entry((RouteTable::Pods, ip.into())).or_insert(RouteTarget::Main);
         }
+    }
+}
+
+/// Ranges and whose they are, asked by address: a cluster has as many as nodes, and many times as many addresses.
+struct Ranges<T> {
+    owners: BTreeMap<IpNet, Vec<T>>,
+    /// The lengths that occur, of both families; few.
+    lengths: BTreeSet<u8>,
+}
+
+impl<T> Ranges<T> {
+    fn of(all: impl Iterator<Item = (IpNet, T)>) -> Self {
+        let mut ranges = Self { owners: BTreeMap::new(), lengths: BTreeSet::new() };
+        for (range, owner) in all {
+            ranges.lengths.insert(range.prefix_len());
+            ranges.owners.entry(range.trunc()).or_default().push(owner);
+        }
+        ranges
+    }
+
+    /// The owners of every range that the address is in.
+    fn around(&self, ip: IpAddr) -> impl Iterator<Item = &T> {
+        // a length that only the other family has makes no range of this one
+        let ranges = self.lengths.iter().filter_map(move |length| IpNet::new(ip, *length).ok());
+        ranges.filter_map(|range| self.owners.get(&range.trunc())).flatten()
     }
 }
 

@@ -12,15 +12,17 @@ use super::cache::Cached;
 
 /// Objects whose refusals are remembered.
 const REFUSALS_MAX: usize = 1_000;
+/// Objects of a kind that are remembered as gone until the next list: what a watch says again comes soon after.
+const GONE_MAX: usize = 1_000;
 
 /// What one kind's watch says.
 pub(super) enum Heard {
     /// A list of this kind begins.
     Init,
     /// An object as it is, or why it cannot be used.
-    Apply { key: ObjectKey, listed: bool, manifest: Result<Box<Manifest>, String>, told: Box<Told> },
-    /// An object is gone.
-    Delete(ObjectKey),
+    Apply { key: ObjectKey, version: u64, listed: bool, manifest: Result<Box<Manifest>, String>, told: Box<Told> },
+    /// An object is gone, since that version.
+    Delete { key: ObjectKey, version: u64 },
     /// The list of this kind is complete.
     InitDone,
     /// The watch does not get through; what is known stays.
@@ -38,17 +40,37 @@ pub(super) struct Told {
     pub(super) line: Option<String>,
 }
 
-/// What is known of one kind: a fingerprint of each object, so that memory does not grow with what objects hold.
+/// What is known of an object: a fingerprint, so that memory does not grow with what objects hold.
+struct Print {
+    hash: u64,
+    version: u64,
+}
+
+/// What is known of one kind.
 #[derive(Default)]
 struct Known {
-    objects: BTreeMap<ObjectKey, u64>,
+    objects: BTreeMap<ObjectKey, Print>,
+    /// The version of an object's end.
+    gone: BTreeMap<ObjectKey, u64>,
     listed: bool,
     /// It was listed by the server, and not by a file of ours.
     live: bool,
     seen: BTreeSet<ObjectKey>,
-    held_back: Vec<Manifest>,
+    /// Changes that a list has brought, until it is complete; one that breaks off hands them to the next.
+    held_back: BTreeMap<ObjectKey, Manifest>,
     refused: BTreeMap<ObjectKey, Vec<String>>,
     fault: Option<String>,
+}
+
+impl Known {
+    /// Remembers that an object is gone; of too many, the one that went first is forgotten.
+    fn note_gone(&mut self, key: ObjectKey, version: u64) {
+        self.gone.insert(key, version);
+        if self.gone.len() > GONE_MAX {
+            let first = self.gone.iter().min_by_key(|(_, version)| **version).map(|(key, _)| key.clone());
+            first.map(|first| self.gone.remove(&first));
+        }
+    }
 }
 
 /// The state of all watches.
@@ -66,7 +88,19 @@ impl Gather {
         Self { kinds, fingerprint: RandomState::new(), begun: false, complete: false }
     }
 
-    /// Takes in what the watch of one kind says; what follows from it comes back in order.
+    /// Whether a watch says something that is older than what is known of the object: it must not undo that. A list is
+    /// what it is, also of a server that was set back.
+    pub(super) fn is_stale(&self, kind: usize, heard: &Heard) -> bool {
+        let (key, version) = match heard {
+            Heard::Apply { key, version, listed: false, .. } | Heard::Delete { key, version } => (key, *version),
+            Heard::Init | Heard::Apply { .. } | Heard::InitDone | Heard::Fault(_) => return false,
+        };
+        let Some((_, known)) = self.kinds.get(kind) else { return false };
+        let held = known.objects.get(key).map(|print| print.version).or_else(|| known.gone.get(key).copied());
+        held.is_some_and(|held| version < held)
+    }
+
+    /// Takes in what the watch of one kind says, unless it is stale; what follows from it comes back in order.
     pub(super) fn handle(&mut self, kind: usize, heard: Heard) -> Vec<Event> {
         let mut out = Vec::new();
         if !std::mem::replace(&mut self.begun, true) {
@@ -82,21 +116,19 @@ impl Gather {
             known.fault = None;
         }
         match heard {
-            Heard::Init => {
-                known.seen.clear();
-                known.held_back.clear();
-            }
-            Heard::Apply { key, listed, manifest, told } => {
+            Heard::Init => known.seen.clear(),
+            Heard::Apply { key, version, listed, manifest, told } => {
                 if listed {
                     known.seen.insert(key.clone());
                 }
                 let Told { parts, judgement, line: _ } = *told;
                 out.extend(judgement.map(Event::Judged));
                 let manifest = manifest.map(|manifest| (manifest, parts));
-                self.take(kind, key, listed, manifest, &mut out);
+                self.take(kind, key, (listed, version), manifest, &mut out);
             }
-            Heard::Delete(key) => {
+            Heard::Delete { key, version } => {
                 known.refused.remove(&key);
+                known.note_gone(key.clone(), version);
                 if known.objects.remove(&key).is_some() {
                     out.push(Event::Delete(key));
                 }
@@ -111,34 +143,39 @@ impl Gather {
         &mut self,
         kind: usize,
         key: ObjectKey,
-        listed: bool,
+        (listed, version): (bool, u64),
         manifest: Result<(Box<Manifest>, Vec<String>), String>,
         out: &mut Vec<Event>,
     ) {
         let manifest = manifest.map(|(manifest, parts)| (self.print(&manifest), *manifest, parts));
         let Some((_, known)) = self.kinds.get_mut(kind) else { return };
         known.refused.remove(&key);
+        known.gone.remove(&key);
         let has_room = known.refused.len() < REFUSALS_MAX;
-        let (print, manifest) = match manifest {
-            Ok((print, manifest, parts)) => {
+        let (hash, manifest) = match manifest {
+            Ok((hash, manifest, parts)) => {
                 if has_room && !parts.is_empty() {
                     known.refused.insert(key.clone(), parts);
                 }
-                (print, manifest)
+                (hash, manifest)
             }
             Err(reason) => {
                 // the last good one stays
+                if let Some(print) = known.objects.get_mut(&key) {
+                    print.version = version;
+                }
                 if has_room {
                     known.refused.insert(key, vec![reason]);
                 }
                 return;
             }
         };
-        if known.objects.insert(key, print) == Some(print) {
+        let before = known.objects.insert(key.clone(), Print { hash, version });
+        if before.is_some_and(|before| before.hash == hash) {
             return;
         }
         if listed && known.listed {
-            known.held_back.push(manifest);
+            known.held_back.insert(key, manifest);
         } else {
             out.push(Event::Apply(manifest));
         }
@@ -149,13 +186,15 @@ impl Gather {
     fn end_list(&mut self, kind: usize, out: &mut Vec<Event>) {
         if let Some((_, known)) = self.kinds.get_mut(kind) {
             (known.listed, known.live) = (true, true);
-            let mut changed = std::mem::take(&mut known.held_back);
+            let seen = std::mem::take(&mut known.seen);
+            let changed = std::mem::take(&mut known.held_back).into_iter();
+            let mut changed: Vec<_> = changed.filter(|(key, _)| seen.contains(key)).map(|(_, new)| new).collect();
             changed.sort_by_key(|manifest| match manifest {
                 Manifest::MeshEndpointSlice(slice) => slice.spec.revision,
                 Manifest::MeshNode(_) | Manifest::MeshTrust(_) | Manifest::Plain(_) => 0,
             });
             out.extend(changed.into_iter().map(Event::Apply));
-            let seen = std::mem::take(&mut known.seen);
+            known.gone.clear();
             let gone: Vec<_> = known.objects.keys().filter(|key| !seen.contains(*key)).cloned().collect();
             known.refused.retain(|key, _| seen.contains(key));
             for key in gone {
@@ -179,10 +218,11 @@ impl Gather {
             out.push(Event::Init);
         }
         for Cached { kind, key, manifest, .. } in cached {
-            let print = self.print(&manifest);
+            let hash = self.print(&manifest);
             let Some((_, known)) = self.kinds.get_mut(kind) else { continue };
             if !known.listed && !known.objects.contains_key(&key) {
-                known.objects.insert(key, print);
+                // how old it is nobody knows
+                known.objects.insert(key, Print { hash, version: 0 });
                 out.push(Event::Apply(manifest));
             }
         }

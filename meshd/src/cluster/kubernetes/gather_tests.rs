@@ -14,6 +14,7 @@ fn namespace(name: &str, label: &str) -> Manifest {
 fn apply(name: &str, label: &str, listed: bool) -> Heard {
     Heard::Apply {
         key: key("Namespace", name),
+        version: 0,
         listed,
         manifest: Ok(Box::new(namespace(name, label))),
         told: Box::default(),
@@ -25,7 +26,7 @@ fn slice(node: &str, revision: u64) -> Heard {
         serde_json::json!({"metadata": {"name": node}, "spec": {"node": node, "nodeUID": "u", "revision": revision}});
     let key = key("MeshEndpointSlice", node);
     let manifest = super::super::super::convert::manifest(&key, &value, 0).map(Box::new);
-    Heard::Apply { key, listed: true, manifest, told: Box::default() }
+    Heard::Apply { key, version: 0, listed: true, manifest, told: Box::default() }
 }
 
 /// What happened, in short.
@@ -48,7 +49,13 @@ fn gather() -> Gather {
 
 /// Feeds everything and returns everything that came out.
 fn feed(gather: &mut Gather, heard: impl IntoIterator<Item = (usize, Heard)>) -> Vec<String> {
-    heard.into_iter().flat_map(|(kind, heard)| words(gather.handle(kind, heard))).collect()
+    let mut out = Vec::new();
+    for (kind, heard) in heard {
+        if !gather.is_stale(kind, &heard) {
+            out.extend(words(gather.handle(kind, heard)));
+        }
+    }
+    out
 }
 
 fn synced() -> Gather {
@@ -90,8 +97,61 @@ fn mf_05_what_is_listed_again_or_said_twice_is_no_news() {
         [(0, Heard::Init), (0, apply("a", "enabled", true)), (0, apply("b", "disabled", true)), (0, Heard::InitDone)];
     assert_eq!(feed(&mut gather, again), ["+b"]);
     assert!(feed(&mut gather, [(0, apply("b", "disabled", false))]).is_empty());
-    let gone = || (0, Heard::Delete(key("Namespace", "b")));
+    let gone = || (0, Heard::Delete { key: key("Namespace", "b"), version: 0 });
     assert_eq!(feed(&mut gather, [gone(), gone()]), ["-b"]);
+}
+
+#[test]
+fn mf_05_a_change_in_a_list_that_breaks_off_is_not_lost() {
+    let mut gather = synced();
+    let half = [(0, Heard::Init), (0, apply("a", "disabled", true)), (0, apply("new", "enabled", true))];
+    assert!(feed(&mut gather, half).is_empty());
+    assert!(feed(&mut gather, [(0, Heard::Fault("410".into()))]).is_empty());
+    // and what was in the half only is gone by the whole
+    let whole = || [(0, Heard::Init), (0, apply("a", "disabled", true)), (0, apply("b", "enabled", true))];
+    feed(&mut gather, whole());
+    assert_eq!(feed(&mut gather, [(0, Heard::InitDone)]), ["+a", "-new"]);
+    feed(&mut gather, whole());
+    assert!(feed(&mut gather, [(0, Heard::InitDone)]).is_empty(), "and is said once");
+}
+
+fn at(version: u64, label: &str) -> (usize, Heard) {
+    let Heard::Apply { key, listed, manifest, told, .. } = apply("a", label, false) else { panic!("it applies") };
+    (0, Heard::Apply { key, version, listed, manifest, told })
+}
+
+#[test]
+fn mf_05_what_a_watch_says_too_late_undoes_nothing() {
+    let mut gather = synced();
+    let gone = |version| (0, Heard::Delete { key: key("Namespace", "a"), version });
+    assert_eq!(feed(&mut gather, [at(10, "disabled"), at(9, "enabled")]), ["+a"]);
+    assert!(feed(&mut gather, [gone(8), at(10, "disabled")]).is_empty());
+    assert_eq!(feed(&mut gather, [gone(11), at(10, "disabled"), gone(11)]), ["-a"], "what is gone does not come back");
+    assert_eq!(feed(&mut gather, [at(12, "enabled"), gone(11)]), ["+a"], "and one of the same name is another");
+    // an object that cannot be used is newer all the same
+    let bad = Heard::Apply {
+        key: key("Namespace", "a"),
+        version: 14,
+        listed: false,
+        manifest: Err("wrong".into()),
+        told: Box::default(),
+    };
+    assert!(feed(&mut gather, [(0, bad), at(13, "disabled")]).is_empty());
+    // a list is what it is
+    let list =
+        [(0, Heard::Init), (0, apply("a", "disabled", true)), (0, apply("b", "enabled", true)), (0, Heard::InitDone)];
+    assert_eq!(feed(&mut gather, list), ["+a"]);
+    assert_eq!(feed(&mut gather, [at(5, "enabled")]), ["+a"], "and what follows it counts");
+}
+
+#[test]
+fn mf_05_what_is_gone_is_remembered_for_a_while() {
+    let mut gather = synced();
+    for number in 1..=GONE_MAX as u64 + 10 {
+        gather.handle(0, Heard::Delete { key: key("Namespace", &format!("n{number}")), version: number });
+    }
+    assert_eq!(gather.kinds[0].1.gone.len(), GONE_MAX);
+    assert!(gather.kinds[0].1.gone.values().all(|version| *version > 10), "those that went first are forgotten");
 }
 
 #[test]
@@ -109,6 +169,7 @@ fn a_bad_object_changes_nothing_and_is_told_until_it_is_good_or_gone() {
             0,
             Heard::Apply {
                 key: key("Namespace", name),
+                version: 0,
                 listed: false,
                 manifest: Err("wrong".into()),
                 told: Box::default(),
@@ -134,6 +195,7 @@ fn parts_that_are_not_used_are_told_until_they_are_good() {
             0,
             Heard::Apply {
                 key: key("Namespace", "a"),
+                version: 0,
                 listed: false,
                 manifest,
                 told: Box::new(Told { parts, ..Told::default() }),
@@ -189,7 +251,10 @@ fn refusals_are_bounded() {
     let mut gather = synced();
     for number in 0..REFUSALS_MAX + 10 {
         let key = key("Namespace", &format!("n{number}"));
-        gather.handle(0, Heard::Apply { key, listed: false, manifest: Err("wrong".into()), told: Box::default() });
+        gather.handle(
+            0,
+            Heard::Apply { key, version: 0, listed: false, manifest: Err("wrong".into()), told: Box::default() },
+        );
     }
     assert_eq!(gather.refusals().len(), REFUSALS_MAX);
 }

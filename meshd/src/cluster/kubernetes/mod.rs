@@ -31,6 +31,8 @@ use super::Source;
 
 /// Longest time to set up a connection; a server behind a dead route is found out then.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest silence of a connection: the server ends a watch after 290 s by itself, and anything else much sooner.
+const READ_TIMEOUT: Duration = Duration::from_secs(310);
 
 /// Name of the controller's Lease and of the Secret with its state.
 const CONTROLLER: &str = "weft-controller";
@@ -68,6 +70,7 @@ impl Server {
             )?,
         };
         config.connect_timeout = Some(CONNECT_TIMEOUT);
+        (config.read_timeout, config.reset_reader_on_write) = (Some(READ_TIMEOUT), true);
         let client = Client::try_from(config).context("cannot make a client of this configuration")?;
         Ok(Self { client })
     }

@@ -92,6 +92,12 @@ pub(super) struct Raw {
 }
 
 impl Raw {
+    /// Where it stands among all changes of its kind; 0 where that cannot be said. API servers count in whole numbers
+    /// (comparable by their word since Kubernetes 1.35, in fact always).
+    pub(super) fn version(&self) -> u64 {
+        self.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+    }
+
     /// As a manifest spells it.
     pub(super) fn into_manifest(self) -> Value {
         let metadata = &self.metadata;

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::super::{Event, Refusals, Source, convert};
 use super::cache::{self, ViewFile};
@@ -28,6 +30,9 @@ const WAIT_MIN: Duration = Duration::from_millis(250);
 const WAIT_MAX: Duration = Duration::from_secs(4);
 /// The same for a kind that may never be installed.
 const OPTIONAL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A list of which so long nothing came is asked for again: what holds the connection answers no more. An API server gives up
+/// a request of its own after 60 s, but says something of a list within a few.
+const LIST_SILENCE: Duration = Duration::from_secs(30);
 
 /// Watches every kind; a node keeps what it knows in a file, and starts from that while the server does not answer.
 pub(super) fn watch(client: &Client, file: Option<ViewFile>) -> Source {
@@ -50,6 +55,9 @@ async fn follow(client: Client, events: mpsc::Sender<Event>, refusals: Refusals,
         let out = tokio::select! {
             next = heard.next() => {
                 let Some((number, mut heard)) = next else { return };
+                if gather.is_stale(number, &heard) {
+                    continue;
+                }
                 keeper.note(&mut heard);
                 let out = gather.handle(number, heard);
                 keeper.follow(&out, gather.is_current()).await;
@@ -79,34 +87,92 @@ async fn follow(client: Client, events: mpsc::Sender<Event>, refusals: Refusals,
 struct Patience {
     next: Duration,
     most: Duration,
+    failed: Option<Instant>,
 }
 
 impl Patience {
     fn new(most: Duration) -> Self {
-        Self { next: WAIT_MIN, most }
+        Self { next: WAIT_MIN, most, failed: None }
     }
 
-    /// How long to wait after what a watch said. That a list begins is no success yet: it begins at every try.
-    fn after<T>(&mut self, said: &Result<watcher::Event<T>, watcher::Error>) -> Duration {
-        match said {
-            Ok(watcher::Event::Init) => Duration::ZERO,
-            Ok(_) => {
-                self.next = WAIT_MIN;
-                Duration::ZERO
-            }
-            Err(_) => {
-                let wait = self.next;
-                self.next = (wait * 2).min(self.most);
-                // any spread does: the clock's last digits are as good as dice
-                let dice = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1_000;
-                wait / 2 + wait * dice / 2_000
-            }
+    /// How long to wait after a failure. Only time without one begins anew: a server whose lists succeed and whose watches
+    /// fail, or that gives the first page and no second, would be asked for lists without end.
+    fn after_failure(&mut self, now: Instant) -> Duration {
+        // a failure follows its wait, and what it interrupts takes a while
+        let quiet = self.most * 2 + LIST_SILENCE;
+        if self.failed.is_some_and(|failed| now.duration_since(failed) > quiet) {
+            self.next = WAIT_MIN;
         }
+        self.failed = Some(now);
+        let wait = self.next;
+        self.next = (wait * 2).min(self.most);
+        // any spread does: the clock's last digits are as good as dice
+        let dice = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1_000;
+        wait / 2 + wait * dice / 2_000
     }
 }
 
 fn group(kind: &KindName) -> &'static str {
     if kind.group.is_empty() { "Kubernetes" } else { kind.group }
+}
+
+/// The watch of one kind.
+struct Watch {
+    api: Api<Raw>,
+    stream: BoxStream<'static, watcher::Result<watcher::Event<Raw>>>,
+    patience: Patience,
+    wait: Duration,
+    /// A list is under way.
+    lists: bool,
+}
+
+impl Watch {
+    fn new(api: Api<Raw>, most: Duration) -> Self {
+        let stream = begin(&api);
+        Self { api, stream, patience: Patience::new(most), wait: Duration::ZERO, lists: false }
+    }
+
+    /// What it says next; `None` within for a list that is silent.
+    async fn next(mut self) -> Option<(Option<watcher::Result<watcher::Event<Raw>>>, Self)> {
+        if !self.wait.is_zero() {
+            tokio::time::sleep(self.wait).await;
+        }
+        self.wait = Duration::ZERO;
+        let said = if self.lists {
+            match tokio::time::timeout(LIST_SILENCE, self.stream.next()).await {
+                Ok(said) => Some(said?),
+                Err(_elapsed) => None,
+            }
+        } else {
+            Some(self.stream.next().await?)
+        };
+        match &said {
+            Some(Ok(watcher::Event::Init)) => self.lists = true,
+            Some(Ok(watcher::Event::InitDone)) => self.lists = false,
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                self.wait = self.patience.after_failure(Instant::now());
+                if is_forgotten_at_start(error) {
+                    // the library would ask for the same place for ever
+                    self.stream = begin(&self.api);
+                }
+            }
+            None => {
+                self.wait = self.patience.after_failure(Instant::now());
+                self.stream = begin(&self.api);
+            }
+        }
+        Some((said, self))
+    }
+}
+
+fn begin(api: &Api<Raw>) -> BoxStream<'static, watcher::Result<watcher::Event<Raw>>> {
+    watcher(api.clone(), watcher::Config::default().page_size(PAGE)).boxed()
+}
+
+/// The server does not know the place any more at which a watch was to go on, and says so before it begins.
+fn is_forgotten_at_start(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 fn one_kind(
@@ -116,26 +182,24 @@ fn one_kind(
     is_kept: bool,
 ) -> impl Stream<Item = (usize, Heard)> + use<> {
     let api: Api<Raw> = Api::all_with(client.clone(), &kind.resource());
-    let config = watcher::Config::default().page_size(PAGE);
-    let patience = Patience::new(if kind.optional { OPTIONAL_WAIT_MAX } else { WAIT_MAX });
-    let begin = (watcher(api, config).boxed(), patience, Duration::ZERO);
-    let said = futures::stream::unfold(begin, |(mut watch, mut patience, wait)| async move {
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        let said = watch.next().await?;
-        let wait = patience.after(&said);
-        Some((said, (watch, patience, wait)))
-    });
+    let most = if kind.optional { OPTIONAL_WAIT_MAX } else { WAIT_MAX };
+    let said = futures::stream::unfold(Watch::new(api, most), Watch::next);
     said.flat_map(move |said| futures::stream::iter(hear(&kind, said, is_kept)).map(move |heard| (number, heard)))
 }
 
-fn hear(kind: &KindName, event: Result<watcher::Event<Raw>, watcher::Error>, is_kept: bool) -> Vec<Heard> {
+fn hear(kind: &KindName, said: Option<watcher::Result<watcher::Event<Raw>>>, is_kept: bool) -> Vec<Heard> {
+    let Some(event) = said else {
+        let seconds = LIST_SILENCE.as_secs();
+        return vec![Heard::Fault(format!("the API server said nothing for {seconds} s in the middle of a list"))];
+    };
     match event {
         Ok(watcher::Event::Init) => vec![Heard::Init],
         Ok(watcher::Event::InitApply(object)) => apply(kind, object, true, is_kept),
         Ok(watcher::Event::Apply(object)) => apply(kind, object, false, is_kept),
-        Ok(watcher::Event::Delete(object)) => kind.key(&object).map(Heard::Delete).into_iter().collect(),
+        Ok(watcher::Event::Delete(object)) => {
+            let version = object.version();
+            kind.key(&object).map(|key| Heard::Delete { key, version }).into_iter().collect()
+        }
         Ok(watcher::Event::InitDone) => vec![Heard::InitDone],
         Err(error) => fault(kind, &error),
     }
@@ -144,6 +208,7 @@ fn hear(kind: &KindName, event: Result<watcher::Event<Raw>, watcher::Error>, is_
 pub(super) fn apply(kind: &KindName, object: Raw, listed: bool, is_kept: bool) -> Vec<Heard> {
     let Some(key) = kind.key(&object) else { return Vec::new() };
     let held = judge::Held::of(kind, &object);
+    let version = object.version();
     let value = object.into_manifest();
     // every object of a server has its creation time; the fallback is never used
     let manifest = convert::manifest(&key, &value, 0).map(Box::new);
@@ -151,7 +216,7 @@ pub(super) fn apply(kind: &KindName, object: Raw, listed: bool, is_kept: bool) -
     let refused = manifest.as_ref().err().map(String::as_str);
     let judgement = held.and_then(|held| held.judge(&key, refused, &parts, Timestamp::now()));
     let line = (is_kept && manifest.is_ok()).then(|| cache::line(kind, &value));
-    vec![Heard::Apply { key, listed, manifest, told: Box::new(Told { parts, judgement, line }) }]
+    vec![Heard::Apply { key, version, listed, manifest, told: Box::new(Told { parts, judgement, line }) }]
 }
 
 fn fault(kind: &KindName, error: &watcher::Error) -> Vec<Heard> {
@@ -168,7 +233,7 @@ fn fault(kind: &KindName, error: &watcher::Error) -> Vec<Heard> {
     match code {
         // somebody else's kind that is not installed: an empty list, looked at again with the backoff's patience
         Some(404) if kind.optional => vec![Heard::Init, Heard::InitDone],
-        // too old: the watcher lists again by itself
+        // too old: it is listed again
         Some(410) => Vec::new(),
         Some(404) => vec![Heard::Fault(format!(
             "{}.{} is not installed: kubectl apply -k manifests/overlays/default",
@@ -201,17 +266,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mf_05_a_server_that_refuses_is_asked_less_and_less_often() {
+    fn mf_05_a_server_that_fails_is_asked_less_and_less_often_until_it_has_not_failed_for_a_while() {
         let mut patience = Patience::new(WAIT_MAX);
-        let failed = || Err(watcher::Error::NoResourceVersion);
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            assert_eq!(patience.after::<Raw>(&Ok(watcher::Event::Init)), Duration::ZERO);
-            waits.push(patience.after::<Raw>(&failed()));
-        }
+        let begin = Instant::now();
+        let waits: Vec<_> = (0..8).map(|_| patience.after_failure(begin)).collect();
         assert!(waits.is_sorted_by(|a, b| *b >= *a / 2) && waits[7] >= WAIT_MAX / 2, "{waits:?}");
         assert!(waits.iter().all(|wait| *wait <= WAIT_MAX), "{waits:?}");
-        patience.after::<Raw>(&Ok(watcher::Event::InitDone));
-        assert!(patience.after::<Raw>(&failed()) <= WAIT_MIN, "after a success it begins anew");
+        // what succeeds between two failures is no news: a page, a list, a watch that holds for a moment
+        assert!(patience.after_failure(begin + WAIT_MAX) >= WAIT_MAX / 2);
+        assert!(patience.after_failure(begin + WAIT_MAX * 4 + LIST_SILENCE) <= WAIT_MIN, "then it begins anew");
     }
 }

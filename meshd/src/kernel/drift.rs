@@ -1,0 +1,97 @@
+//! Looks after what nobody announces: somebody else's hands on our kernel state, as often as it costs little.
+
+use std::time::{Duration, Instant};
+
+use super::elements::Elements;
+use super::listing::Listing;
+use super::{Kernel, generation, link, route};
+
+/// Of this many looks one reads the pins although no rule has changed: a link that goes takes its chain along silently.
+const FULL_LOOK: u32 = 8;
+/// A look at every element may take one part in so many of the time: a node whose rules others change all the time, and
+/// whose sets are large, is looked through less often.
+const LOOK_SHARE: u32 = 10;
+/// The same for the rules of chains between two rounds of the daemon, which look at them whatever it takes.
+const QUICK_LOOK_SHARE: u32 = 4;
+/// A look at every route, which no number announces, may take this part: with thousands of them one comes every few seconds.
+const ROUTES_SHARE: u32 = 200;
+
+impl Kernel {
+    /// Whether somebody else changed rules since they were last seen to be right: one question to the kernel, cheap enough
+    /// to be asked all the time. Says no for a while where looking at what is there takes long.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        let now = Instant::now();
+        let is_after = |time: Option<Instant>| time.is_none_or(|time| now >= time);
+        if self.elements_due && is_after(self.elements_after) {
+            return true;
+        }
+        let is_known = self.generation.is_some() && is_after(self.quick_after);
+        is_known && generation::read().is_ok_and(|now| self.generation != Some(now))
+    }
+
+    /// What somebody else took away since it was applied; the next [`Self::apply`] then starts from the kernel itself.
+    pub(crate) async fn drift(&mut self) -> anyhow::Result<Vec<&'static str>> {
+        let mut drift = Vec::new();
+        let Some(filter) = &self.filter else { return Ok(drift) };
+        if !route::has_rules(&self.handle, &self.families).await? {
+            route::ensure_rules(&self.handle, &self.families).await?;
+            drift.push("policy rules");
+        }
+        let tun = link::by_name(&self.handle, &self.tun).await?;
+        if tun.is_none_or(|tun| link::index_and_mtu(&tun).0 != self.tun_index) {
+            drift.push("mesh device");
+        }
+        let generation = generation::read()?;
+        self.looks = self.looks.wrapping_add(1);
+        let is_foreign = self.generation != Some(generation);
+        let begin = Instant::now();
+        let whole = if is_foreign {
+            let tables = [&["inet weft", "netdev weft"], Listing::tables_of(&self.rules)].concat();
+            let listing = Listing::of(&tables).await;
+            listing.has_mesh(&self.tun) && listing.has_pins(filter.pins.keys()) && listing.has_policies(&self.rules)
+        } else if self.looks.is_multiple_of(FULL_LOOK) {
+            Listing::of(&["netdev weft"]).await.has_pins(filter.pins.keys())
+        } else {
+            true
+        };
+        self.elements_due |= is_foreign;
+        self.quick_after = Some(begin + begin.elapsed() * QUICK_LOOK_SHARE);
+        if whole && self.has_elements().await {
+            self.generation = Some(generation);
+        } else {
+            drift.push("packet filter");
+            self.filter = None;
+        }
+        if !self.has_routes().await? {
+            drift.push("routes");
+            self.routes = None;
+        }
+        Ok(drift)
+    }
+
+    /// Whether our routes are there, as far as it is time to look.
+    async fn has_routes(&mut self) -> anyhow::Result<bool> {
+        let begin = Instant::now();
+        if self.routes_after.is_some_and(|after| begin < after) {
+            return Ok(true);
+        }
+        let held = route::held_routes(&self.handle, &self.families, self.tun_index).await?;
+        self.routes_after = Some(begin + begin.elapsed() * ROUTES_SHARE);
+        let mut routes = self.routes.iter().flatten();
+        Ok(routes.all(|route| held.get(&(route.table, route.prefix)) == Some(&Some(route.target))))
+    }
+
+    /// Whether our sets hold what was put into them, as far as it is time to look.
+    async fn has_elements(&mut self) -> bool {
+        let begin = Instant::now();
+        let Some(filter) = self.filter.as_ref().filter(|_| self.elements_due) else { return true };
+        if self.elements_after.is_some_and(|after| begin < after) {
+            return true;
+        }
+        let elements = Elements::of(&[&["inet weft"], Listing::tables_of(&self.rules)].concat()).await;
+        let has_all = elements.has_mesh(filter) && elements.has_policies(&self.rules);
+        self.elements_due = false;
+        self.elements_after = Some(begin + begin.elapsed().max(Duration::from_millis(1)) * LOOK_SHARE);
+        has_all
+    }
+}
