@@ -1,7 +1,8 @@
 """Runs in a pod of the policy cases: serves TCP, UDP and SCTP on ports 80 to 83 of both families, and probes others.
 
-One JSON line in, one out: {"probe": [[protocol, address, port, nonce], ...], "wait": seconds} is answered with the nonces
-that came back, {"heard": []} with all that arrived here since the last time. A nonce is eight hexadecimal digits.
+One JSON line in, one out: {"probe": [[protocol, address, port, nonce, is_wanted], ...], "wait": seconds} is answered with
+the nonces that came back, {"heard": []} with all that arrived here since the last time. A nonce is eight hexadecimal digits.
+When all that are wanted came back, a tenth of a second is left for the others.
 """
 import json, os, select, socket, struct, sys, threading, time
 
@@ -9,6 +10,7 @@ PORTS = range(80, 84)
 SCTP = 132
 heard, answered = set(), set()
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
+GRACE = 0.1
 
 TABLE = []
 for byte in range(256):
@@ -111,7 +113,8 @@ def probe(probes, wait):
     poll = select.epoll()
     waiting = {}
     came_back = set()
-    for protocol, address, port, nonce in probes:
+    wanted = {nonce for *_, nonce, is_wanted in probes if is_wanted}
+    for protocol, address, port, nonce, _ in probes:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             if protocol == "SCTP":
@@ -130,7 +133,11 @@ def probe(probes, wait):
             pass
     end = time.monotonic() + wait
     while (left := end - time.monotonic()) > 0:
-        for number, event in poll.poll(left):
+        if wanted and wanted <= came_back | answered:
+            end = min(end, time.monotonic() + GRACE)
+            wanted = set()
+        # answers by SCTP come in beside this
+        for number, event in poll.poll(min(left, GRACE / 5)):
             s, nonce, to_send = waiting[number]
             try:
                 if to_send and not event & select.EPOLLERR:

@@ -48,7 +48,7 @@ pub struct Pair {
 /// The agents of a lab's pods.
 pub struct Agents {
     all: BTreeMap<String, Agent>,
-    ips: BTreeMap<String, [IpAddr; 2]>,
+    ips: BTreeMap<String, Vec<IpAddr>>,
     nonce: u32,
 }
 
@@ -75,24 +75,41 @@ impl Agents {
         for agent in all.values_mut() {
             assert_eq!(agent.answer(), "ready");
         }
-        let ips = pods.iter().map(|pod| ((*pod).to_owned(), lab.ips(pod))).collect();
+        let ips = pods.iter().map(|pod| ((*pod).to_owned(), lab.ips_there(pod))).collect();
         Self { all, ips, nonce: 0 }
     }
 
     /// A pod's address.
     pub fn ip(&self, pod: &str, v6: bool) -> IpAddr {
-        self.ips[pod][usize::from(v6)]
+        self.ip_there(pod, v6).unwrap_or_else(|| panic!("{pod} has no address of this family, v6 {v6}"))
     }
 
-    /// Tries all these pairs at once; waits `wait` seconds for the answers.
-    pub fn probe(&mut self, pairs: &[Pair], protocol: &str, port: u16, wait: f64) -> Seen {
+    /// The families that the pods have, `true` for IPv6.
+    pub fn families(&self) -> impl Iterator<Item = bool> {
+        let any = self.ips.values().next().cloned().unwrap_or_default();
+        [false, true].into_iter().filter(move |v6| any.iter().any(|ip| ip.is_ipv6() == *v6))
+    }
+
+    fn ip_there(&self, pod: &str, v6: bool) -> Option<IpAddr> {
+        self.ips[pod].iter().find(|ip| ip.is_ipv6() == v6).copied()
+    }
+
+    /// Every ordered pair of different pods, over each family that they have.
+    pub fn pairs(&self, pods: &[&str]) -> Vec<Pair> {
+        let mut pairs = all_pairs(pods);
+        pairs.retain(|pair| self.ip_there(&pair.to, pair.v6).is_some());
+        pairs
+    }
+
+    /// Tries all these pairs at once; waits `wait` seconds for the answers, and less where the `wanted` ones came before.
+    pub fn probe(&mut self, pairs: &[Pair], wanted: &BTreeSet<Pair>, protocol: &str, port: u16, wait: f64) -> Seen {
         let mut asked: BTreeMap<String, Pair> = BTreeMap::new();
         let mut questions: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
         for pair in pairs {
             self.nonce += 1;
             let nonce = format!("{:08x}", self.nonce);
             let ip = self.ip(&pair.to, pair.v6);
-            questions.entry(&pair.from).or_default().push(json!([protocol, ip, port, nonce]));
+            questions.entry(&pair.from).or_default().push(json!([protocol, ip, port, nonce, wanted.contains(pair)]));
             asked.insert(nonce, pair.clone());
         }
         for (pod, probes) in &questions {
@@ -117,8 +134,14 @@ impl Agents {
 
     /// Whether one pair reaches each other, in half a second.
     pub fn reaches(&mut self, from: &str, to: &str, v6: bool, protocol: &str, port: u16) -> bool {
-        let pair = Pair { from: from.to_owned(), to: to.to_owned(), v6 };
-        !self.probe(&[pair], protocol, port, 0.5).answered.is_empty()
+        self.reach(from, to, &[v6], protocol, port) == [v6]
+    }
+
+    /// The families of these over which one pair reaches each other, in half a second.
+    pub fn reach(&mut self, from: &str, to: &str, v6: &[bool], protocol: &str, port: u16) -> Vec<bool> {
+        let pairs: Vec<_> = v6.iter().map(|v6| Pair { from: from.to_owned(), to: to.to_owned(), v6: *v6 }).collect();
+        let seen = self.probe(&pairs, &pairs.iter().cloned().collect(), protocol, port, 0.5);
+        seen.answered.into_iter().map(|pair| pair.v6).collect()
     }
 }
 

@@ -111,10 +111,16 @@ impl Lab {
 
     /// A pod's address of one family.
     pub fn ip(&self, pod: &str, v6: bool) -> IpAddr {
+        let ips = self.ips_there(pod);
+        let found = ips.iter().find(|ip| ip.is_ipv6() == v6);
+        *found.unwrap_or_else(|| panic!("{pod} has no such address, v6 {v6}, but {ips:?}"))
+    }
+
+    /// The addresses that a pod has, of whatever family.
+    pub fn ips_there(&self, pod: &str) -> Vec<IpAddr> {
         let facts = self.pod(pod);
         let all = facts["addresses"].as_array().unwrap_or_else(|| panic!("no addresses in {facts:#}"));
-        let ips = all.iter().filter_map(|a| a.as_str()?.parse::<IpAddr>().ok());
-        ips.clone().find(|ip| ip.is_ipv6() == v6).unwrap_or_else(|| panic!("{pod} has no such address: {facts:#}"))
+        all.iter().filter_map(|a| a.as_str()?.parse::<IpAddr>().ok()).collect()
     }
 
     /// Both addresses of a pod.

@@ -10,6 +10,7 @@ mod mtu;
 mod offload;
 mod policy;
 mod policy_emptied;
+mod policy_exceptions;
 mod policy_kernel;
 mod policy_matrix;
 mod policy_random;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy::CASES);
     all.extend_from_slice(policy_emptied::CASES);
+    all.extend_from_slice(policy_exceptions::CASES);
     all.extend_from_slice(mtu::CASES);
     all.extend_from_slice(offload::CASES);
     all.extend_from_slice(policy_kernel::CASES);
