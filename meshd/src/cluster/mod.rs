@@ -46,6 +46,17 @@ pub(crate) struct Judgement {
     pub(crate) key: ObjectKey,
     /// What its status is to say.
     pub(crate) condition: api::Condition,
+    /// Of an object whose status is not ours, or that has none: what an Event says it of.
+    pub(crate) referent: Option<Referent>,
+}
+
+/// What an Event about an object names it by, beside its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Referent {
+    /// Group and version, as in the object's `apiVersion`.
+    pub(crate) api_version: String,
+    /// The object's UID: an Event is about one life of a name.
+    pub(crate) uid: String,
 }
 
 /// Objects out. Every call is a whole object and may be repeated; what is unchanged is not written. An error means that

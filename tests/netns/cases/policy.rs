@@ -1,6 +1,5 @@
 //! NP, S, F7, F15: what a matrix cannot show of policies: new pods, live flows, other protocols, storms, refusals.
 
-use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::process::Child;
@@ -387,6 +386,22 @@ fn authorization() {
     for part in ["AuthorizationPolicy demo/to-server", "no_allow_matched"] {
         assert!(log.0.contains(part), "{} lacks {part}", log.0);
     }
+    // a namespace is proven by the key as well: that an address is a pod's there opens nothing, and closes
+    lab.put("authorization.yaml", &of_namespaces("ALLOW", "demo, plain"));
+    for ip in server {
+        eventually("who has a key of the namespace gets in", SOON, || {
+            reaches_from(&lab, "demo/other", ip, 8080).then_some(())
+        });
+        for stranger in ["plain/client", "plain/server"] {
+            assert!(!reaches_from(&lab, stranger, ip, 8080), "{stranger} got in by its address");
+        }
+    }
+    lab.put("authorization.yaml", &of_namespaces("DENY", "plain"));
+    for ip in server {
+        eventually("who is not named is let in", SOON, || reaches_from(&lab, "stranger", ip, 8080).then_some(()));
+        assert!(!reaches_from(&lab, "plain/client", ip, 8080), "a claim does not close");
+    }
+    lab.put("authorization.yaml", policy);
     // a deny wins over the allow, by the key and not by the address
     let deny = policy
         .replace("to-server", "not-client")
@@ -401,6 +416,14 @@ fn authorization() {
         eventually("an audit changes no verdict", SOON, || reaches_from(&lab, "demo/client", ip, 8080).then_some(()));
     }
     assert!(lab.drops("n2", "inbound_denied") > 0);
+}
+
+/// About the server, by the namespaces of who asks.
+fn of_namespaces(action: &str, names: &str) -> String {
+    format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: to-server, namespace: demo}}\n\
+         spec: {{selector: {{matchLabels: {{app: server}}}}, action: {action}, rules: [{{from: [{{source: {{namespaces: [{names}]}}}}]}}]}}\n"
+    )
 }
 
 pub(super) fn log_of(node: &str) -> String {

@@ -101,7 +101,7 @@ fn flushed() {
         let begin = Instant::now();
         lab.must("node/n1", &[&["nft"], flush].concat());
         let closed = |agents: &mut Agents| {
-            let seen = agents.probe(&all_pairs(&["demo/a", "demo/b", "plain/c"]), "UDP", 80, 0.1);
+            let seen = agents.probe(&all_pairs(&["demo/a", "demo/b", "plain/c"]), &BTreeSet::new(), "UDP", 80, 0.1);
             seen.arrived.iter().all(|pair| pair.from.starts_with("plain") && pair.to.starts_with("plain"))
         };
         eventually("it is closed again", SOON, || closed(&mut agents).then_some(()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::policy::{CLOSED, FIVE, SOON, five, idle_pod, network_policy, reaches_from, until};
+use super::policy_world::ghost;
 use crate::agent::Agents;
 use crate::lab::Lab;
 use crate::shell::eventually;
@@ -63,6 +64,17 @@ fn exceptions() {
     for v6 in [false, true] {
         assert!(!reaches_from(&lab, "node/n2", lab.ip("demo/a", v6), 80), "a label let a node in");
     }
+    // nor is it one on a node that nobody has heard of but by this pod
+    let far_off =
+        ghost("host", "host", "Running", stranger_address(&lab, false)).replace("namespace: plain", "namespace: demo");
+    let far_off = far_off.replace("name: host,", "name: far-off,").replace("spec: {", "spec: {hostNetwork: true, ");
+    lab.put(
+        "far-off.yaml",
+        &[far_off.as_str(), &network_policy("demo", "later", "podSelector: {matchLabels: {app: far}}, ingress: [{}]")]
+            .concat(),
+    );
+    until(&mut agents, true, "demo/b", "demo/far", "TCP", 80);
+    assert!(!reaches_from(&lab, "stranger", lab.ip("demo/a", false), 80), "a label let a node in that is none of ours");
     let blocks = [false, true].map(|v6| {
         let node = own_address(&lab, "node/n2", v6);
         format!("{{ipBlock: {{cidr: '{node}/{}'}}}}", if v6 { 128 } else { 32 })
@@ -110,7 +122,7 @@ fn own_node_elsewhere(lab: &Lab) {
 }
 
 /// An address of the machine that is on the underlay and in no cluster.
-fn stranger_address(lab: &Lab, v6: bool) -> IpAddr {
+pub(super) fn stranger_address(lab: &Lab, v6: bool) -> IpAddr {
     let family = if v6 { "-6" } else { "-4" };
     let text = lab.must("stranger", &["ip", "-o", family, "addr", "show", "scope", "global"]);
     let word = text.split_whitespace().find(|word| word.contains('/')).expect("an address");

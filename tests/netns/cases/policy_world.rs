@@ -7,6 +7,7 @@ use crate::lab::{namespace, pod, program};
 use crate::shell::{eventually, run};
 
 use super::policy::{FIVE, SOON, five, network_policy, reaches_from, until};
+use super::policy_exceptions::stranger_address;
 
 pub const CASES: &[(&str, fn())] = &[
     ("s11_s12_id_17_only_live_pods_present_labels_and_exact_names_count", labels),
@@ -14,7 +15,7 @@ pub const CASES: &[(&str, fn())] = &[
 ];
 
 /// A pod that only its manifest knows, with an address of somebody else.
-fn ghost(name: &str, app: &str, phase: &str, ip: std::net::IpAddr) -> String {
+pub(super) fn ghost(name: &str, app: &str, phase: &str, ip: std::net::IpAddr) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: plain, labels: {{app: {app}}}}}\n\
          spec: {{nodeName: nowhere, containers: [{{name: main}}]}}\nstatus: {{phase: {phase}, podIPs: [{{ip: '{ip}'}}]}}\n---\n"
@@ -33,11 +34,7 @@ fn labels() {
     let lab = five("nodes: 2");
     let mut agents = Agents::start(&lab, &FIVE);
     // S11: of an address only its live pod counts, whether a node speaks for that pod or a manifest alone
-    let stranger = {
-        let text = lab.must("stranger", &["ip", "-o", "-4", "addr", "show", "scope", "global"]);
-        let word = text.split_whitespace().find(|word| word.contains('/')).expect("an address");
-        word.split('/').next().and_then(|ip| ip.parse().ok()).expect("an address")
-    };
+    let stranger = stranger_address(&lab, false);
     let a = lab.ip("demo/a", false);
     let ghosts = |phase: &str| {
         [
@@ -61,6 +58,13 @@ fn labels() {
             );
         }
     }
+    // and one that calls itself running: who is attached here has the address to himself
+    lab.put("ghosts.yaml", &ghost("like-c", "friend", "Running", lab.ip("plain/c", false)));
+    lab.put("policy.yaml", &only("c"));
+    let mut open = || agents.reaches("plain/c", "demo/a", false, "UDP", 80);
+    eventually("plain/c gets in by its own label", SOON, || open().then_some(()));
+    lab.put("policy.yaml", &only("friend"));
+    eventually("plain/c has nobody else's label", SOON, || (!open()).then_some(()));
     lab.remove("ghosts.yaml");
     // ID-17: dots, stars and brackets are themselves, in labels and in names of policies
     let labelled = |name: &str, ns: &str, node: &str, app: &str| {

@@ -122,6 +122,10 @@ impl Gather {
                     known.seen.insert(key.clone());
                 }
                 let Told { parts, judgement, line: _ } = *told;
+                // an Event is about what is new; what a status says was compared with that status
+                let said = if let Err(reason) = &manifest { std::slice::from_ref(reason) } else { &parts };
+                let is_said = known.refused.get(&key).is_some_and(|before| before == said);
+                let judgement = judgement.filter(|judgement| judgement.referent.is_none() || !is_said);
                 out.extend(judgement.map(Event::Judged));
                 let manifest = manifest.map(|manifest| (manifest, parts));
                 self.take(kind, key, (listed, version), manifest, &mut out);

@@ -1,12 +1,13 @@
-//! What the status of an object that people wrote is to say: whether every part of it is read and in force. Pure.
+//! What is to be said of an object that people wrote: whether every part of it is read and in force. In its status where
+//! that is ours, by an Event where not. Pure.
 
 use jiff::Timestamp;
 use plan::ObjectKey;
 use serde_json::Value;
 
 use super::super::api::Condition;
-use super::super::{Judgement, convert};
-use super::object::{AUTHORIZATION_POLICY, KindName, PEER_AUTHENTICATION, Raw};
+use super::super::{Judgement, Referent, convert};
+use super::object::{ADMINISTRATORS, AUTHORIZATION_POLICY, KindName, NETWORK_POLICY, PEER_AUTHENTICATION, Raw};
 
 /// The condition's type.
 const ACCEPTED: &str = "Accepted";
@@ -15,15 +16,23 @@ const PARTS_MAX: usize = 20;
 /// Longest word on one part, in characters.
 const PART_LENGTH_MAX: usize = 500;
 
-/// What the status of an object of ours says now.
+/// What the status of an object of ours says now; of others, whom an Event would be about.
 pub(super) struct Held {
     condition: Option<Condition>,
     generation: Option<i64>,
+    referent: Option<Referent>,
 }
 
 impl Held {
     /// `None` for kinds that have no place for it, or are not ours to speak of.
     pub(super) fn of(kind: &KindName, object: &Raw) -> Option<Self> {
+        let generation = object.metadata.generation;
+        // NetworkPolicy has no status, and the one of the administrator's tiers is not ours to write
+        if [NETWORK_POLICY.group, ADMINISTRATORS].contains(&kind.group) {
+            let uid = object.metadata.uid.clone()?;
+            let referent = Referent { api_version: kind.resource().api_version, uid };
+            return Some(Self { condition: None, generation, referent: Some(referent) });
+        }
         let ours = [PEER_AUTHENTICATION, AUTHORIZATION_POLICY];
         if !ours.iter().any(|our| our.kind == kind.kind && our.group == kind.group) {
             return None;
@@ -31,7 +40,7 @@ impl Held {
         let conditions = object.status.get("conditions").and_then(Value::as_array).into_iter().flatten();
         let mut conditions = conditions.filter_map(|value| serde_json::from_value::<Condition>(value.clone()).ok());
         let condition = conditions.find(|condition| condition.kind == ACCEPTED);
-        Some(Self { condition, generation: object.metadata.generation })
+        Some(Self { condition, generation, referent: None })
     }
 
     /// What it is to say, where that is something else; `refused` when the object as a whole cannot be used.
@@ -42,6 +51,10 @@ impl Held {
         parts: &[String],
         now: Timestamp,
     ) -> Option<Judgement> {
+        if self.referent.is_some() && refused.is_none() && parts.is_empty() {
+            // an Event tells what happened: that all is well is none
+            return None;
+        }
         let (status, reason, message) = match (refused, parts) {
             (Some(why), _) => ("False", "Refused", format!("{}; what was known before stays", short(key, why))),
             (None, []) => ("True", "Read", String::new()),
@@ -56,7 +69,8 @@ impl Held {
             last_transition_time: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         };
         let condition = condition.since(self.condition.as_ref());
-        (Some(&condition) != self.condition.as_ref()).then(|| Judgement { key: key.clone(), condition })
+        let referent = self.referent.clone();
+        (Some(&condition) != self.condition.as_ref()).then(|| Judgement { key: key.clone(), condition, referent })
     }
 }
 
@@ -113,6 +127,18 @@ mod tests {
         let parts: Vec<_> = (0..1_000).map(|n| format!("spec.rules[{n}]: {}", "x".repeat(2_000))).collect();
         let condition = judged(Value::Null, &parts, 0).unwrap();
         assert!(condition.message.len() < 16_384 && condition.message.ends_with("and 980 more"));
+    }
+
+    #[test]
+    fn what_has_no_status_of_ours_is_told_of_by_an_event_when_something_is_wrong() {
+        let key = ObjectKey { kind: "NetworkPolicy", namespace: "n".to_owned(), name: "p".to_owned() };
+        let object = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 2}});
+        let held = Held::of(&NETWORK_POLICY, &serde_json::from_value(object).unwrap()).unwrap();
+        assert_eq!(held.judge(&key, None, &[], Timestamp::UNIX_EPOCH), None, "all is well");
+        let parts = ["NetworkPolicy n/p: spec.x: bad".to_owned()];
+        let judgement = held.judge(&key, None, &parts, Timestamp::UNIX_EPOCH).unwrap();
+        let referent = Referent { api_version: "networking.k8s.io/v1".to_owned(), uid: "u".to_owned() };
+        assert_eq!((judgement.condition.message.as_str(), judgement.referent), ("spec.x: bad", Some(referent)));
     }
 
     #[test]

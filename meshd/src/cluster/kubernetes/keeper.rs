@@ -129,7 +129,15 @@ impl Keeper {
 }
 
 /// Kinds that say who may do what; the others say who is where.
-const KINDS_THAT_GRANT: [&str; 4] = ["Namespace", "PeerAuthentication", "NetworkPolicy", "AuthorizationPolicy"];
+const KINDS_THAT_GRANT: [&str; 7] = [
+    "Namespace",
+    "PeerAuthentication",
+    "NetworkPolicy",
+    "AuthorizationPolicy",
+    "ClusterNetworkPolicy",
+    "AdminNetworkPolicy",
+    "BaselineAdminNetworkPolicy",
+];
 
 /// Whether an object is of one of those kinds.
 fn grants(object: &Object) -> bool {
@@ -139,5 +147,6 @@ fn grants(object: &Object) -> bool {
             | Object::PeerAuthentication(_)
             | Object::NetworkPolicy(_)
             | Object::AuthorizationPolicy(_)
+            | Object::ClusterPolicy(_)
     )
 }

@@ -3,6 +3,7 @@
 mod cache;
 #[cfg(test)]
 mod conformance_tests;
+mod events;
 mod gather;
 mod judge;
 mod keep;

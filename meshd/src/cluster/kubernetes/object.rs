@@ -31,12 +31,19 @@ const fn built_in(kind: &'static str, plural: &'static str) -> KindName {
     KindName { group: "", version: "v1", kind, plural, optional: false }
 }
 
+/// The group of the administrator's tiers.
+pub(super) const ADMINISTRATORS: &str = "policy.networking.k8s.io";
+
 /// A kind of the administrator's tiers (network-policy-api), where it is installed.
 const fn administrators(kind: &'static str, version: &'static str, plural: &'static str) -> KindName {
-    KindName { group: "policy.networking.k8s.io", version, kind, plural, optional: true }
+    KindName { group: ADMINISTRATORS, version, kind, plural, optional: true }
 }
 
 pub(super) const NODE: KindName = built_in("Node", "nodes");
+pub(super) const NETWORK_POLICY: KindName =
+    KindName { group: "networking.k8s.io", ..built_in("NetworkPolicy", "networkpolicies") };
+/// Written, and never read.
+pub(super) const EVENT: KindName = built_in("Event", "events");
 pub(super) const PEER_AUTHENTICATION: KindName = ours("PeerAuthentication", "peerauthentications");
 pub(super) const AUTHORIZATION_POLICY: KindName = ours("AuthorizationPolicy", "authorizationpolicies");
 pub(super) const MESH_NODE: KindName = ours("MeshNode", "meshnodes");
@@ -48,7 +55,7 @@ pub(super) const WATCHED: [KindName; 13] = [
     built_in("Namespace", "namespaces"),
     NODE,
     built_in("Pod", "pods"),
-    KindName { group: "networking.k8s.io", ..built_in("NetworkPolicy", "networkpolicies") },
+    NETWORK_POLICY,
     PEER_AUTHENTICATION,
     AUTHORIZATION_POLICY,
     KindName { group: "security.istio.io", version: "v1", optional: true, ..PEER_AUTHENTICATION },

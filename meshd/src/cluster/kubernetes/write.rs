@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::super::{Judgement, Publish, api};
+use super::events::Events;
 use super::object::{
     AUTHORIZATION_POLICY, KindName, MESH_ENDPOINT_SLICE, MESH_NODE, MESH_TRUST, PEER_AUTHENTICATION, Raw,
 };
@@ -82,12 +83,14 @@ struct Queue {
 pub(crate) struct Publisher {
     queue: Arc<Mutex<Queue>>,
     poke: Arc<Notify>,
+    events: Events,
 }
 
 impl Publisher {
     /// Starts the task that writes; it ends when this is dropped.
     pub(super) fn spawn(client: &Client, writer: &'static str) -> Self {
-        let publisher = Self { queue: Arc::default(), poke: Arc::default() };
+        let events = Events::spawn(client, writer);
+        let publisher = Self { queue: Arc::default(), poke: Arc::default(), events };
         let (queue, poke) = (Arc::downgrade(&publisher.queue), Arc::clone(&publisher.poke));
         let client = client.clone();
         tokio::spawn(async move {
@@ -269,7 +272,11 @@ impl Publish for Publisher {
     }
 
     fn put_judgement(&self, judgement: &Judgement) -> anyhow::Result<()> {
-        let Judgement { key, condition } = judgement;
+        let Judgement { key, condition, referent } = judgement;
+        if let Some(referent) = referent {
+            self.events.tell(key, referent, condition);
+            return Ok(());
+        }
         let part = Part::Judgement(key.kind);
         let mut value = manifest(part, &key.name, "status", json!({"conditions": [condition]}))?;
         if let Some(metadata) = value.pointer_mut("/metadata").and_then(Value::as_object_mut) {
