@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use identity::{NodeName, Suite, TrustDomain};
+use wg::Shard;
 
 use crate::datapath::ClassPolicy;
 use crate::install::Places;
@@ -23,7 +25,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The node daemon: attaches workloads, holds the kernel state, encrypts.
-    Node(NodeConfig),
+    Node(Box<NodeConfig>),
     /// The controller: signs key bindings and says which address belongs to which identity.
     Controller(ControllerConfig),
     /// Takes every rule, route, table and device of Weft away from this node; workloads then talk in clear text.
@@ -105,6 +107,10 @@ pub(crate) struct NodeConfig {
     /// then sees. Congestion marks (ECN) are always carried over.
     #[arg(long, env = "WEFT_DSCP", default_value = "0", value_name = "DSCP", value_parser = dscp)]
     pub(crate) dscp: ClassPolicy,
+    /// Threads that encrypt and decrypt: 1, 2, 4, 8 or 16, or `auto` for one where there are up to three processors, two up
+    /// to seven, and four beyond. All sessions with one peer are one thread's.
+    #[arg(long, env = "WEFT_DATA_THREADS", default_value = "auto", value_name = "COUNT", value_parser = data_threads)]
+    pub(crate) data_threads: usize,
     /// Leave NetworkPolicy and the administrator's tiers around it to the primary network, which enforces them itself.
     /// AuthorizationPolicy is enforced all the same.
     #[arg(long, env = "WEFT_NO_NETWORK_POLICY")]
@@ -220,6 +226,9 @@ pub(crate) struct TunnelConfig {
     /// As of `meshd node`.
     #[arg(long, default_value = "0", value_name = "DSCP", value_parser = dscp)]
     pub(crate) dscp: ClassPolicy,
+    /// As of `meshd node`, but one unless said otherwise.
+    #[arg(long, default_value = "1", value_name = "COUNT", value_parser = data_threads)]
+    pub(crate) data_threads: usize,
     /// As of `meshd node`; both ends have to be told the same, and a stock peer has only this one.
     #[arg(long, default_value = "chacha20-poly1305", value_name = "CIPHER", value_parser = data_cipher)]
     pub(crate) data_cipher: Suite,
@@ -246,6 +255,25 @@ fn dscp(text: &str) -> Result<ClassPolicy, String> {
         _ if text == "inherit" => Ok(ClassPolicy::Inherit),
         Ok(dscp) if dscp < 64 => Ok(ClassPolicy::Fixed(dscp)),
         _ => Err(format!("`{text}` is no DSCP: 0 to 63, or inherit")),
+    }
+}
+
+fn data_threads(text: &str) -> Result<usize, String> {
+    if text == "auto" {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        return Ok(threads_for(processors));
+    }
+    let count = text.parse().ok().filter(|count| Shard::new(0, *count).is_some());
+    count.ok_or_else(|| format!("`{text}` is no number of data threads: 1, 2, 4, 8, 16, or auto"))
+}
+
+/// Half of the processors and at most four threads: the rest is for the kernel's share of the packets, and for workloads.
+/// Decision 0005.
+const fn threads_for(processors: usize) -> usize {
+    match processors {
+        0..=3 => 1,
+        4..=7 => 2,
+        _ => 4,
     }
 }
 
@@ -298,6 +326,21 @@ mod tests {
         for bad in ["", "59s", "31d", "1w", "-5s", "s", "99999999999999999999h"] {
             assert!(rotation_period(bad).is_err(), "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn data_threads_are_a_power_of_two_and_auto_leaves_processors_to_others() {
+        for count in [1, 2, 4, 8, 16] {
+            assert_eq!(data_threads(&count.to_string()), Ok(count));
+        }
+        for bad in ["", "0", "3", "32", "-1", "many"] {
+            assert!(data_threads(bad).is_err(), "{bad} was taken");
+        }
+        for (processors, threads) in [(1, 1), (2, 1), (3, 1), (4, 2), (7, 2), (8, 4), (64, 4)] {
+            assert_eq!(threads_for(processors), threads, "{processors} processors");
+            assert!(Shard::new(0, threads_for(processors)).is_some());
+        }
+        assert!(data_threads("auto").is_ok());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use config::{Cli, Command};
 
 fn main() -> std::process::ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Node(config) => app::run_node(config),
+        Command::Node(config) => app::run_node(*config),
         Command::Controller(config) => app::run_controller(config),
         Command::Clean(config) => app::run_clean(&config),
         Command::Tunnel(config) => tunnel::run(&config),

@@ -13,7 +13,7 @@ use plan::PeerName;
 use wg::{LocalConfig, LocalKey, PeerConfig, PresharedKey, PublicKey, StaticSecret};
 
 use crate::config::TunnelConfig;
-use crate::datapath::{self, Command};
+use crate::datapath::{self, Order};
 use crate::node::engine_suite;
 
 /// The inner MTU: 1500 less IPv6, UDP and WireGuard headers.
@@ -31,12 +31,13 @@ pub(crate) fn run(config: &TunnelConfig) -> anyhow::Result<()> {
         mtu: MTU,
         offload: !config.no_offload,
         class: config.dscp,
+        threads: config.data_threads,
     };
     let (data, mut events) = datapath::spawn(&path)?;
     let keys = vec![LocalKey { epoch: 1, secret, suite: engine_suite(config.data_cipher) }];
     let local = LocalConfig { keys, addresses: config.address.iter().copied().collect() };
-    data.send(Command::SetLocals(BTreeMap::from([(here, local)])))?;
-    data.send(Command::SetPeers(peers(config, there)?))?;
+    data.send(Order::SetLocals(BTreeMap::from([(here, local)])))?;
+    data.send(Order::SetPeers(peers(config, there)?))?;
     while events.blocking_recv().is_some() {}
     thread::park();
     Ok(())

@@ -20,8 +20,10 @@ use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, MsgHdr, Protocol, Socket, Type};
 
 mod control;
+mod group;
 
 use control::Control;
+pub use group::Steering;
 
 /// Size of the kernel's receive and send buffers that is asked for, for each socket: about 2,700 full packets, a
 /// quarter of a second at 1 Gbit/s. Beyond `net.core.rmem_max` it takes CAP_NET_ADMIN, which a marked socket needs
@@ -179,12 +181,12 @@ impl Udp {
     pub fn bind(port: u16, mark: u32) -> Result<Self, UdpError> {
         let mut tries = PORT_TRIES;
         loop {
-            let v4 = Half::bind(Family::V4, port, mark)?;
+            let v4 = Half::bind(Family::V4, port, mark, false)?;
             let chosen = match &v4 {
                 Some(half) => half.port(Family::V4)?,
                 None => port,
             };
-            match Half::bind(Family::V6, chosen, mark) {
+            match Half::bind(Family::V6, chosen, mark, false) {
                 Err(UdpError::Bind { source, .. })
                     if port == 0 && tries > 0 && source.kind() == io::ErrorKind::AddrInUse =>
                 {
@@ -306,8 +308,8 @@ fn is_source_gone(error: &io::Error) -> bool {
 }
 
 impl Half {
-    /// `None` when the kernel lacks the family.
-    fn bind(family: Family, port: u16, mark: u32) -> Result<Option<Self>, UdpError> {
+    /// `None` when the kernel lacks the family. `shared`: with other sockets of this user.
+    fn bind(family: Family, port: u16, mark: u32, shared: bool) -> Result<Option<Self>, UdpError> {
         let (domain, any): (_, IpAddr) = match family {
             Family::V4 => (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
             Family::V6 => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
@@ -324,6 +326,9 @@ impl Half {
             socket.set_mark(mark).map_err(|source| UdpError::Option { option: "SO_MARK", source })?;
         }
         set_buffers(&socket)?;
+        if shared {
+            group::share(&socket)?;
+        }
         match socket.bind(&SocketAddr::new(any, port).into()) {
             Err(error) if is_family_missing(&error) => return Ok(None),
             other => other.map_err(failed)?,

@@ -101,6 +101,7 @@ pub(crate) struct Admission {
     loaded_until: Option<Instant>,
     sources: BTreeMap<IpAddr, Bucket>,
     renewals: Bucket,
+    renewal_rate: Rate,
     strangers: Bucket,
     known: Bucket,
     pub(crate) work: Work,
@@ -114,15 +115,22 @@ impl Admission {
             loaded_until: None,
             sources: BTreeMap::new(),
             renewals: Bucket::full(now),
+            renewal_rate: RENEWAL_RATE,
             strangers: Bucket::full(now),
             known: Bucket::full(now),
             work: Work::default(),
         }
     }
 
+    /// The rate of renewals is that of so many engines together.
+    pub(crate) fn share_renewals(&mut self, engines: usize) {
+        let engines = u32::try_from(engines).unwrap_or(u32::MAX);
+        self.renewal_rate.interval = RENEWAL_RATE.interval.saturating_mul(engines);
+    }
+
     /// Whether one more key may be renewed now that could also wait.
     pub(crate) fn admits_renewal(&mut self, now: Instant) -> bool {
-        self.renewals.take(RENEWAL_RATE, now)
+        self.renewals.take(self.renewal_rate, now)
     }
 
     /// Whether keys may be tried on an initiation from a known endpoint, or from anywhere else. A flood of rubbish must

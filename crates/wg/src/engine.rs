@@ -1,7 +1,8 @@
 //! The engine: datagrams and packets in, datagrams and packets out, all local identities and all peers on one port.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,10 +19,12 @@ use crate::parked::Parked;
 use crate::peer::Peers;
 use crate::random::Random;
 use crate::session::{Due, Session};
+use crate::shard::{Foreign, Shard};
 use crate::stamp::{Stamp, WallClock};
 use crate::transmit::{Transmit, Transmits};
 use crate::waiting::{Bounds, Waiting};
 
+mod foreign;
 #[cfg(test)]
 mod hooks;
 mod inbound;
@@ -122,6 +125,7 @@ pub struct Occupancy {
 /// [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event) after each, and calls
 /// [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) says so. `now` never goes back.
 pub struct Engine<L, P> {
+    shard: Shard,
     random: Random,
     mtu: usize,
     locals: Locals<L>,
@@ -140,13 +144,15 @@ pub struct Engine<L, P> {
     transmits: Transmits,
     events: Events<L, P>,
     drops: DropCounters,
+    /// What is for other engines, and for which.
+    foreign: VecDeque<(usize, Foreign)>,
     /// The last datagram that was not opened in place.
     inner: Vec<u8>,
     /// When something that waits will have waited too long.
     wake: Option<Instant>,
 }
 
-impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
+impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
     /// An engine without identities and peers.
     ///
     /// Everything random follows from the seed, ephemeral keys too: it must come from the operating system's generator
@@ -156,11 +162,12 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     pub fn new(seed: [u8; 32], wall: SystemTime, now: Instant) -> Self {
         let mut random = Random::new(seed);
         Self {
+            shard: Shard::default(),
             cookies: Cookies::new(&mut random, now),
             random,
             mtu: MTU_DEFAULT,
             locals: Locals::new(),
-            peers: Peers::new(),
+            peers: Peers::new(Shard::default()),
             sessions: Sessions::default(),
             held: Waiting::new(HELD),
             staged: Waiting::new(STAGED),
@@ -172,9 +179,20 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             transmits: Transmits::new(),
             events: Events::new(),
             drops: DropCounters::default(),
+            foreign: VecDeque::new(),
             inner: vec![0; DATAGRAM_MAX],
             wake: None,
         }
+    }
+
+    /// The same engine as one of several behind one port, each with a seed of its own. To be said before it has peers.
+    #[must_use]
+    pub fn with_shard(mut self, shard: Shard) -> Self {
+        self.shard = shard;
+        self.peers = Peers::new(shard);
+        self.sessions = Sessions::new(shard);
+        self.admission.share_renewals(shard.count());
+        self
     }
 
     /// Mixes fresh entropy into everything random from now on: whoever has read this process's memory does not know the

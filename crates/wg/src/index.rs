@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::pair::Pair;
 use crate::random::Random;
 use crate::session::Session;
+use crate::shard::Shard;
 
 /// How many sessions there may be at once.
 pub const SESSIONS_MAX: usize = 16_384;
@@ -49,6 +50,7 @@ struct Place {
 /// All sessions.
 #[derive(Default)]
 pub(crate) struct Sessions {
+    shard: Shard,
     places: Vec<Place>,
     free: Vec<u32>,
     count: usize,
@@ -59,12 +61,18 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// A receiver index nobody has: 32 random bits, which tell nothing of how many sessions there are or were.
+    /// Sessions of one of several engines.
+    pub(crate) fn new(shard: Shard) -> Self {
+        Self { shard, ..Self::default() }
+    }
+
+    /// A receiver index nobody has: 32 random bits, which tell nothing of how many sessions there are or were; the lowest
+    /// say which engine it is.
     pub(crate) fn free_index(&self, random: &mut Random) -> u32 {
         // at most one index in 50,000 is taken: this ends at once
         loop {
             let [a, b, c, d, ..] = random.draw().to_le_bytes();
-            let index = u32::from_le_bytes([a, b, c, d]);
+            let index = self.shard.brand(u32::from_le_bytes([a, b, c, d]));
             if !self.by_index.contains_key(&index) {
                 return index;
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::message::INITIATION;
 
 /// How many are kept in all (64 x 148 bytes).
-const PARKED_MAX: usize = 64;
+pub(crate) const PARKED_MAX: usize = 64;
 /// How many of one source address are kept, so that one sender of rubbish does not take every place.
 const PARKED_PER_SOURCE_MAX: usize = 16;
 /// How long one is kept. A binding is published to all nodes in a fraction of a second; the initiator tries again after

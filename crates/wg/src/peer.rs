@@ -1,6 +1,7 @@
 //! One remote (node, identity): keys, endpoint and roaming, allowed IPs.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::cipher::Suite;
 use crate::claims::Claims;
 use crate::key::{PeerConfig, PresharedKey, is_low_order};
 use crate::noise::NO_PRESHARED_KEY;
+use crate::shard::Shard;
 
 /// A peer inside the engine. Numbers are never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +25,8 @@ pub(crate) struct Peer<P> {
     /// Without keys of low order.
     config: PeerConfig,
     endpoint: Option<SocketAddr>,
+    /// Which engine owns it.
+    pub(crate) shard: usize,
     /// Valid initiations. Invalid ones cost nothing here: whoever replays captured initiations must not use up the
     /// honest peer's allowance.
     pub(crate) initiations: Allowance,
@@ -31,9 +35,10 @@ pub(crate) struct Peer<P> {
 }
 
 impl<P> Peer<P> {
-    fn new(id: P, now: Instant) -> Self {
+    fn new(id: P, shard: usize, now: Instant) -> Self {
         Self {
             id,
+            shard,
             config: PeerConfig::default(),
             endpoint: None,
             initiations: Allowance::new(now),
@@ -85,6 +90,7 @@ impl<P> Peer<P> {
 
 /// All peers, with the table of their allowed IPs.
 pub(crate) struct Peers<P> {
+    shard: Shard,
     by_id: BTreeMap<P, PeerAt>,
     all: BTreeMap<PeerAt, Peer<P>>,
     by_key: HashMap<[u8; 32], Claims<PeerAt>>,
@@ -98,9 +104,10 @@ pub(crate) struct Peers<P> {
     next: u32,
 }
 
-impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
-    pub(crate) fn new() -> Self {
+impl<P: Clone + Ord + Hash + std::fmt::Debug> Peers<P> {
+    pub(crate) fn new(shard: Shard) -> Self {
         Self {
+            shard,
             by_id: BTreeMap::new(),
             all: BTreeMap::new(),
             by_key: HashMap::new(),
@@ -195,7 +202,7 @@ impl<P: Clone + Ord + std::fmt::Debug> Peers<P> {
             let at = self.by_id.get(&id).copied().unwrap_or_else(|| {
                 self.next += 1;
                 let at = PeerAt(self.next);
-                self.all.insert(at, Peer::new(id.clone(), now));
+                self.all.insert(at, Peer::new(id.clone(), self.shard.of_peer(&id), now));
                 self.by_id.insert(id, at);
                 at
             });

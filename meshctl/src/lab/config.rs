@@ -25,6 +25,8 @@ pub(super) struct LabConfig {
     pub(super) rotation_period: String,
     /// Nodes whose daemon speaks no data cipher but WireGuard's own, as on a processor without AES instructions.
     pub(super) chacha_nodes: Vec<String>,
+    /// How many data threads a node's daemon has: 1, 2, 4, 8 or 16; what the machine suggests where absent.
+    pub(super) data_threads: Option<u8>,
     /// The plugin that mesh-cni is chained after.
     pub(super) primary: Primary,
     /// Manifests (files or folders, relative to lab.yaml) instead of the lab's own few pods; an empty list is an
@@ -72,6 +74,7 @@ impl Default for LabConfig {
             mtu: 1500,
             rotation_period: "24h".to_owned(),
             chacha_nodes: Vec::new(),
+            data_threads: None,
             primary: Primary::Ptp,
             manifests: None,
             trust_domain: "weft.lab".to_owned(),
@@ -115,6 +118,9 @@ impl LabConfig {
                 _ => bail!("{field}: one of [ipv4], [ipv6], [ipv4, ipv6]"),
             }
         }
+        if let Some(threads) = self.data_threads {
+            ensure!([1, 2, 4, 8, 16].contains(&threads), "dataThreads: {threads} is none of 1, 2, 4, 8, 16");
+        }
         for node in &self.chacha_nodes {
             let exists = (1..=self.nodes).any(|number| *node == format!("n{number}"));
             ensure!(exists, "chachaNodes: there is no node {node}, there are n1 to n{}", self.nodes);
@@ -154,6 +160,7 @@ mod tests {
             ("nodes: 0", "nodes"),
             ("nodes: 65", "nodes"),
             ("chachaNodes: [n4]", "n4"),
+            ("dataThreads: 3", "dataThreads"),
             ("mtu: 576", "mtu"),
             ("families: []", "families"),
             ("families: [ipv4, ipv4]", "families"),

@@ -70,6 +70,7 @@ pub(super) fn controller_args(facts: &Facts, layout: &Layout) -> Vec<OsString> {
 
 /// `meshd node` with all its flags: the one place that knows them.
 pub(super) fn node_args(facts: &Facts, layout: &Layout, node: &Node) -> Vec<OsString> {
+    let threads = facts.config.data_threads.map_or_else(|| "auto".to_owned(), |count| count.to_string());
     vec![
         "node".into(),
         "--directory".into(),
@@ -90,6 +91,8 @@ pub(super) fn node_args(facts: &Facts, layout: &Layout, node: &Node) -> Vec<OsSt
         (&facts.config.rotation_period).into(),
         "--data-cipher".into(),
         if facts.config.chacha_nodes.contains(&node.name) { "chacha20-poly1305" } else { "auto" }.into(),
+        "--data-threads".into(),
+        threads.into(),
     ]
 }
 

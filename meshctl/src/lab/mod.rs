@@ -68,6 +68,7 @@ lab.yaml, every field of which may be left out:
   podFamilies: [ipv4, ipv6]   # of pods; as the underlay where absent
   mtu: 1500                   # of the underlay and of pods
   rotationPeriod: 24h         # of keys, 60s to 30d
+  dataThreads: 1              # 1, 2, 4, 8 or 16 that encrypt; as the processors suggest where absent
   primary: ptp                # or bridge: the plugin that mesh-cni is chained after
   trustDomain: weft.lab
   manifests: [pods.yaml]      # instead of the lab's own four pods; [] for an empty lab";

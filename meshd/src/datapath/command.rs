@@ -1,4 +1,4 @@
-//! What control tells the data thread, and what it is told.
+//! What control tells the data threads, and what it is told.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,27 +16,35 @@ pub(super) const COMMANDS_MAX: usize = 16;
 /// Events that wait for control; beyond it they are dropped and counted. Decision 0007.
 pub(super) const EVENTS_MAX: usize = 1_024;
 
-/// One thing to do. Tables are whole: what is not in them is withdrawn at once.
-pub(crate) enum Command {
-    /// The identities that live here.
-    SetLocals(BTreeMap<SpiffeId, LocalConfig>),
-    /// The identities on other nodes.
-    SetPeers(BTreeMap<PeerName, PeerConfig>),
-    /// The MTU of the TUN device in bytes.
-    SetMtu(usize),
-    /// Shake hands now, so that the first packet finds a session; for pairs that spoke before a restart.
-    Greet {
-        /// Our identity.
-        local: SpiffeId,
-        /// The other side.
-        peer: PeerName,
-    },
+/// One thing for a data thread to do.
+pub(super) enum Command {
+    /// What all of them are told.
+    Order(Order),
     /// Say what the engine looks like.
     Snapshot(oneshot::Sender<Snapshot>),
     /// Open the TUN device again.
     OpenTun(oneshot::Sender<Result<(), TunError>>),
     /// End.
     Stop,
+}
+
+/// One thing that all data threads are told. Tables are whole: what is not in them is withdrawn at once.
+#[derive(Clone)]
+pub(crate) enum Order {
+    /// The identities that live here.
+    SetLocals(BTreeMap<SpiffeId, LocalConfig>),
+    /// The identities on other nodes.
+    SetPeers(BTreeMap<PeerName, PeerConfig>),
+    /// The MTU of the TUN device in bytes.
+    SetMtu(usize),
+    /// Shake hands now, so that the first packet finds a session; for pairs that spoke before a restart. The thread that
+    /// owns the peer does.
+    Greet {
+        /// Our identity.
+        local: SpiffeId,
+        /// The other side.
+        peer: PeerName,
+    },
 }
 
 /// Something that control may want to know of at once.
@@ -75,7 +83,35 @@ pub(crate) struct Offloads {
     pub(crate) v6: (bool, bool),
 }
 
+impl Snapshot {
+    /// This and what another thread's engine looks like, as of one; sessions of a pair follow each other.
+    pub(super) fn with(mut self, mut other: Self) -> Self {
+        self.sessions.append(&mut other.sessions);
+        self.sessions.sort_by(|a, b| (&a.local, &a.peer, a.local_epoch).cmp(&(&b.local, &b.peer, b.local_epoch)));
+        let (a, b) = (self.occupancy, other.occupancy);
+        let occupancy = Occupancy {
+            sessions: a.sessions + b.sessions,
+            held: a.held + b.held,
+            staged: a.staged + b.staged,
+            parked: a.parked + b.parked,
+        };
+        let has_tun = self.has_tun && other.has_tun;
+        Self { sessions: self.sessions, occupancy, has_tun, offloads: self.offloads.least(other.offloads) }
+    }
+}
+
 impl Offloads {
+    /// What both have.
+    fn least(self, other: Self) -> Self {
+        let both = |a: (bool, bool), b: (bool, bool)| (a.0 && b.0, a.1 && b.1);
+        Self {
+            left_to_us: self.left_to_us.min(other.left_to_us),
+            left_to_kernel: self.left_to_kernel.min(other.left_to_kernel),
+            v4: both(self.v4, other.v4),
+            v6: both(self.v6, other.v6),
+        }
+    }
+
     /// In words, for people.
     pub(crate) fn words(&self) -> Vec<String> {
         let mut words = Vec::new();

@@ -266,6 +266,7 @@ impl Outer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::counters::Totals;
 
     /// An IPsec transformation on the way is what makes Linux 6.18 say EIO, and the kernel of the tests has none: so its answer is
     /// put in here. What EINVAL does, a kernel shows in the case `mf_10_offloads_that_a_kernel_refuses_are_left_off`.
@@ -283,7 +284,8 @@ mod tests {
         assert_eq!((outer.sends_batches(Family::V4), outer.sends_batches(Family::V6)), (false, true));
         // three datagrams, the last one shorter: each alone
         outer.send(Heading { to, class: 0, length: 1000 }, &[4; 2500], 3, None);
-        assert_eq!((counters.udp_sent.read(), counters.fallbacks()), ((3, 2500), 1));
+        let shown = Totals::new(vec![counters]);
+        assert_eq!((shown.udp_sent(), shown.fallbacks()), ((3, 2500), 1));
         outer.wake_up(start + BATCH_PAUSE - Duration::from_millis(1));
         assert!(!outer.sends_batches(Family::V4));
         outer.wake_up(start + BATCH_PAUSE);

@@ -1,6 +1,7 @@
 //! Two data paths in two namespaces, with a real kernel on both sides of each and an ear on the wire between them.
 
 mod mtu;
+mod threads;
 mod underlay;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc::Receiver;
 use wg::{LocalConfig, LocalKey, PeerConfig, Suite};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use super::{ClassPolicy, Command, Config, Event, Handle, SessionSnapshot, Snapshot, spawn};
+use super::{ClassPolicy, Config, Event, Handle, Order, SessionSnapshot, Snapshot, spawn};
 use underlay::{Capture, contains, ip, two_nodes, udp_payloads};
 
 /// The UDP port of every test's engines; each test has its own namespaces.
@@ -38,6 +39,10 @@ struct Node {
 
 impl Node {
     fn start(netns: Netns, n: u8) -> Self {
+        Self::start_with(netns, n, 1)
+    }
+
+    fn start_with(netns: Netns, n: u8, threads: usize) -> Self {
         let config = Config {
             tun: "mesh0".to_owned(),
             port: PORT,
@@ -45,6 +50,7 @@ impl Node {
             mtu: 1420,
             offload: true,
             class: ClassPolicy::Fixed(0),
+            threads,
         };
         let (handle, events) = netns.within(|| spawn(&config)).unwrap().unwrap();
         ip(&netns, &format!("addr add 10.0.{n}.1/32 dev lo"));
@@ -88,7 +94,7 @@ impl Node {
     fn introduce(&self, other: u8, endpoint: Option<SocketAddr>) {
         let keys = vec![LocalKey { epoch: 1, secret: Self::secret(self.n), suite: Suite::default() }];
         let local = LocalConfig { keys, addresses: Self::addresses(self.n).into() };
-        self.handle.send(Command::SetLocals(BTreeMap::from([(Self::identity(self.n), local)]))).unwrap();
+        self.handle.send(Order::SetLocals(BTreeMap::from([(Self::identity(self.n), local)]))).unwrap();
         let peer = PeerConfig {
             keys: BTreeMap::from([(1, PublicKey::from(&Self::secret(other)))]),
             endpoints: endpoint.into_iter().collect(),
@@ -96,7 +102,7 @@ impl Node {
             suites: BTreeMap::new(),
             preshared_key: None,
         };
-        self.handle.send(Command::SetPeers(BTreeMap::from([(Self::peer_name(other), peer)]))).unwrap();
+        self.handle.send(Order::SetPeers(BTreeMap::from([(Self::peer_name(other), peer)]))).unwrap();
     }
 
     fn socket(&self, v6: bool) -> UdpSocket {
@@ -117,9 +123,9 @@ impl Node {
 
     /// Whether no packet came out of the TUN during a whole turn.
     fn is_quiet(&self) -> bool {
-        let before = self.handle.counters().tun_read.read();
+        let before = self.handle.counters().tun_read();
         self.snapshot();
-        before == self.handle.counters().tun_read.read()
+        before == self.handle.counters().tun_read()
     }
 
     /// Lets the data thread go on until it is so; each question waits for a turn of it.
@@ -204,7 +210,7 @@ fn f1_two_nodes_talk_and_the_wire_sees_ciphertext_only() {
         let session = established(&a.snapshot()).remove(0);
         assert_eq!((session.local, session.peer), (Node::identity(1), Node::peer_name(2)));
         assert_eq!(session.endpoint, Some(Node::endpoint(2, outer_v6)));
-        let ((read, _), (sent, bytes)) = (a.handle.counters().tun_read.read(), a.handle.counters().udp_sent.read());
+        let ((read, _), (sent, bytes)) = (a.handle.counters().tun_read(), a.handle.counters().udp_sent());
         assert!(read >= 10 && sent >= read && bytes > 0);
     }
 }
@@ -223,14 +229,14 @@ fn id_a_withdrawn_peer_is_cut_off_at_once_and_nothing_clear_leaves() {
     let [a, b] = pair(false);
     send(&a, &b, false, 1);
     let capture = Capture::start(&a.netns);
-    a.handle.send(Command::SetPeers(BTreeMap::new())).unwrap();
+    a.handle.send(Order::SetPeers(BTreeMap::new())).unwrap();
     assert!(a.snapshot().sessions.is_empty(), "the answer comes after the withdrawal");
     let (ours, theirs) = (a.socket(false), b.socket(false));
-    let read = a.handle.counters().tun_read.read().0;
+    let read = a.handle.counters().tun_read().0;
     ours.send_to(&MARKER[..], theirs.local_addr().unwrap()).unwrap();
     theirs.send_to(b"still there?", ours.local_addr().unwrap()).unwrap();
     a.until("the other side's packet was refused", || a.drops("unknown_index") >= 1);
-    a.until("our own reached the engine", || a.handle.counters().tun_read.read().0 > read);
+    a.until("our own reached the engine", || a.handle.counters().tun_read().0 > read);
     ours.set_nonblocking(true).unwrap();
     assert!(ours.recv(&mut [0; 64]).is_err(), "opened with a withdrawn key");
     let frames = capture.finish(&a.netns, "192.0.2.2:9");
@@ -240,12 +246,12 @@ fn id_a_withdrawn_peer_is_cut_off_at_once_and_nothing_clear_leaves() {
 #[test]
 fn a_greeting_makes_a_session_without_a_packet() {
     let [mut a, b] = pair(false);
-    let greeting = |peer| Command::Greet { local: Node::identity(1), peer: Node::peer_name(peer) };
+    let greeting = |peer| Order::Greet { local: Node::identity(1), peer: Node::peer_name(peer) };
     a.handle.send(greeting(7)).unwrap();
     a.handle.send(greeting(2)).unwrap();
     a.wait_for("a handshake", |event| matches!(event, Event::Engine(wg::Event::HandshakeCompleted { .. })));
     assert_eq!(established(&a.snapshot()).len(), 1);
-    assert_eq!(b.handle.counters().tun_written.read(), (0, 0));
+    assert_eq!(b.handle.counters().tun_written(), (0, 0));
 }
 
 #[test]
@@ -258,10 +264,11 @@ fn the_kernel_may_choose_the_port_and_control_the_mtu() {
         mtu: 1420,
         offload: true,
         class: ClassPolicy::Fixed(0),
+        threads: 1,
     };
     let (handle, _events) = netns.within(|| spawn(&config)).unwrap().unwrap();
     assert_ne!(handle.port(), 0);
-    handle.send(Command::SetMtu(8_920)).unwrap();
+    handle.send(Order::SetMtu(8_920)).unwrap();
     block_on(handle.snapshot()).unwrap();
     assert_eq!(handle.counters().events_lost(), 0);
 }
@@ -276,6 +283,7 @@ fn what_cannot_be_opened_is_named() {
         mtu: 1420,
         offload: true,
         class: ClassPolicy::Fixed(0),
+        threads: 1,
     };
     let (first, _events) = netns.within(|| spawn(&config("mesh0", 0))).unwrap().unwrap();
     let taken = netns.within(|| spawn(&config("mesh1", first.port()))).unwrap().unwrap_err();
@@ -308,8 +316,15 @@ fn kill_and_restart_find_the_device_with_its_routes() {
     let Node { netns, handle, .. } = a;
     handle.stop();
     // the port is free again, and the device is still there
-    let config =
-        Config { tun: "mesh0".to_owned(), port: PORT, mark: 0, mtu: 1420, offload: true, class: ClassPolicy::Fixed(0) };
+    let config = Config {
+        tun: "mesh0".to_owned(),
+        port: PORT,
+        mark: 0,
+        mtu: 1420,
+        offload: true,
+        class: ClassPolicy::Fixed(0),
+        threads: 1,
+    };
     // another test may have forked just before: its child holds our socket until it has become another program
     let until = Instant::now() + Duration::from_secs(10);
     let (handle, events) = loop {

@@ -1,4 +1,4 @@
-//! The loop of the data thread: wait, feed the engine, send what it wants sent, again.
+//! The loop of a data thread: wait, feed the engine, send what it wants sent, again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use identity::SpiffeId;
 use linux::poll::{Poll, Woken};
 use linux::udp::{Batch, Family};
+use packet::Offload;
 use plan::PeerName;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use wg::Engine;
+use wg::{Engine, Foreign};
 
-use super::command::{Command, Event, Offloads, SessionSnapshot, Snapshot};
+use super::command::{Command, Event, Offloads, Order, SessionSnapshot, Snapshot};
 use super::counters::Counters;
+use super::exchange::{Exchange, Handed};
 use super::inbound;
 use super::inner::Inner;
 use super::outbound::Outbound;
@@ -44,12 +46,12 @@ const VIGIL_MAX: Duration = Duration::from_micros(50);
 const BRISK_WAIT: Duration = Duration::from_micros(150);
 
 /// What the thread waits for: the TUN queue, UDP over IPv4, UDP over IPv6.
-const SOURCES: usize = 3;
+pub(super) const SOURCES: usize = 3;
 
 /// Where the TUN queue is among them.
 const TUN: usize = 0;
 
-/// Everything the data thread owns.
+/// Everything a data thread owns.
 pub(super) struct Worker {
     engine: Engine<SpiffeId, PeerName>,
     inner: Inner,
@@ -58,6 +60,7 @@ pub(super) struct Worker {
     batch: Batch,
     commands: Receiver<Command>,
     poll: Poll<SOURCES>,
+    exchange: Exchange,
     events: mpsc::Sender<Event>,
     counters: Arc<Counters>,
     /// Whether control knows that the TUN device is gone.
@@ -77,7 +80,7 @@ impl Worker {
         (inner, outer): (Inner, Outer),
         outbound: Outbound,
         commands: Receiver<Command>,
-        poll: Poll<SOURCES>,
+        (poll, exchange): (Poll<SOURCES>, Exchange),
         events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
@@ -89,6 +92,7 @@ impl Worker {
             batch: Batch::new(),
             commands,
             poll,
+            exchange,
             events,
             loss_told: false,
             timers_ran: Instant::now(),
@@ -112,6 +116,9 @@ impl Worker {
                 self.flush(None);
                 return;
             }
+            if woken.called {
+                self.take_handed(now);
+            }
             self.run_timers(now);
             let [tun, v4, v6] = woken.ready;
             if v4 {
@@ -123,6 +130,8 @@ impl Worker {
             if tun {
                 self.read_tun(now);
             }
+            self.hand_on(None);
+            self.exchange.wake();
             self.report();
         }
     }
@@ -162,17 +171,7 @@ impl Worker {
     fn obey(&mut self, now: Instant) -> ControlFlow<()> {
         loop {
             match self.commands.try_recv() {
-                Ok(Command::SetLocals(locals)) => self.engine.set_locals(locals, now),
-                Ok(Command::SetPeers(peers)) => self.engine.set_peers(peers, now),
-                Ok(Command::SetMtu(mtu)) => {
-                    self.engine.set_mtu(mtu);
-                    self.outbound.set_mtu(mtu);
-                }
-                Ok(Command::Greet { local, peer }) => {
-                    if let Err(reason) = self.engine.greet(&local, &peer, now) {
-                        tracing::debug!(%local, peer = %peer.identity, reason = reason.as_str(), "Cannot greet a peer");
-                    }
-                }
+                Ok(Command::Order(order)) => self.follow(order, now),
                 // whoever asked may have gone meanwhile
                 Ok(Command::Snapshot(reply)) => drop(reply.send(self.snapshot(now))),
                 Ok(Command::OpenTun(reply)) => {
@@ -192,6 +191,23 @@ impl Worker {
         }
     }
 
+    fn follow(&mut self, order: Order, now: Instant) {
+        match order {
+            Order::SetLocals(locals) => self.engine.set_locals(locals, now),
+            Order::SetPeers(peers) => self.engine.set_peers(peers, now),
+            Order::SetMtu(mtu) => {
+                self.engine.set_mtu(mtu);
+                self.outbound.set_mtu(mtu);
+            }
+            Order::Greet { peer, .. } if self.exchange.shard().of_peer(&peer) != self.exchange.shard().at() => {}
+            Order::Greet { local, peer } => {
+                if let Err(reason) = self.engine.greet(&local, &peer, now) {
+                    tracing::debug!(%local, peer = %peer.identity, reason = reason.as_str(), "Cannot greet a peer");
+                }
+            }
+        }
+    }
+
     fn run_timers(&mut self, now: Instant) {
         self.outer.wake_up(now);
         if self.engine.poll_timeout().is_some_and(|due| due <= now) {
@@ -208,9 +224,11 @@ impl Worker {
         }
         let mut train = Train::new();
         for message in self.batch.messages() {
+            let Some(message) = self.exchange.sort(message) else { continue };
             let answers = message.to.map(|ours| (message.from, ours));
             inbound::receive(&mut self.engine, (&mut self.inner, &mut self.outer), &mut train, message, now);
             flush(&mut self.engine, &mut self.outer, answers);
+            hand_on(&mut self.engine, &mut self.exchange, answers);
         }
         self.inner.write_train(&mut train);
     }
@@ -222,12 +240,12 @@ impl Worker {
             let Some((offload, packet)) = self.inner.read() else { break };
             count += 1;
             bytes += packet.len();
-            let told = self.outbound.send(&mut self.engine, &mut self.outer, (offload, packet), now);
-            if let Some(length) = told {
-                let mut train = Train::new();
-                self.inner.write(&mut train, self.outbound.answer(length));
-                self.inner.write_train(&mut train);
+            if let Some(other) = self.engine.other_owner(packet) {
+                self.exchange.give(other, Handed::Packet(offload, packet.to_vec()));
+                continue;
             }
+            let told = self.outbound.send(&mut self.engine, &mut self.outer, (offload, packet), now);
+            self.tell(told);
             if self.is_single {
                 // there will hardly be another one: it need not wait for that to be certain
                 self.outbound.flush(&mut self.outer);
@@ -237,6 +255,44 @@ impl Worker {
         self.is_single = count <= 1;
         self.outbound.flush(&mut self.outer);
         self.flush(None);
+    }
+
+    /// The sender of a packet that is longer than its path is told so.
+    fn tell(&mut self, answer: Option<usize>) {
+        let Some(length) = answer else { return };
+        let mut train = Train::new();
+        self.inner.write(&mut train, self.outbound.answer(length));
+        self.inner.write_train(&mut train);
+    }
+
+    /// Does what other data threads were given and is for this one.
+    fn take_handed(&mut self, now: Instant) {
+        let mut handed = self.exchange.take();
+        let mut train = Train::new();
+        for one in &mut handed {
+            match one {
+                Handed::Packet(offload, packet) => {
+                    let told = self.outbound.send(&mut self.engine, &mut self.outer, (*offload, packet), now);
+                    self.tell(told);
+                }
+                Handed::Datagrams(datagrams) => {
+                    let doors = (&mut self.inner, &mut self.outer);
+                    inbound::receive(&mut self.engine, doors, &mut train, datagrams.message(), now);
+                    self.flush(None);
+                }
+                Handed::Initiation(from, ours, datagram) => {
+                    let _counted = self.engine.take_initiation(*from, datagram, now);
+                    self.flush(ours.map(|ours| (*from, ours)));
+                }
+            }
+        }
+        self.inner.write_train(&mut train);
+        self.outbound.flush(&mut self.outer);
+        self.flush(None);
+    }
+
+    fn hand_on(&mut self, answers: Option<(SocketAddr, IpAddr)>) {
+        hand_on(&mut self.engine, &mut self.exchange, answers);
     }
 
     fn flush(&mut self, answers: Option<(SocketAddr, IpAddr)>) {
@@ -280,6 +336,20 @@ impl Worker {
             has_tun: self.inner.is_open(),
             offloads: Offloads { left_to_us, left_to_kernel, v4, v6 },
         }
+    }
+}
+
+/// Gives other data threads what the engine says is theirs. `answers` is as for [`flush`].
+fn hand_on(engine: &mut Engine<SpiffeId, PeerName>, exchange: &mut Exchange, answers: Option<(SocketAddr, IpAddr)>) {
+    while let Some((owner, what)) = engine.poll_foreign() {
+        let handed = match what {
+            Foreign::Packet(packet) => Handed::Packet(Offload::default(), packet),
+            Foreign::Initiation { from, datagram } => {
+                let ours = answers.and_then(|(asker, ours)| (asker == from).then_some(ours));
+                Handed::Initiation(from, ours, datagram)
+            }
+        };
+        exchange.give(owner, handed);
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Node;
 use super::keys::suite_name;
 use crate::cluster::Source;
+use crate::datapath::Totals;
 use crate::line_socket::Asked;
 use crate::metrics;
 
@@ -53,7 +54,6 @@ impl Node {
         let peers = self.desired.iter().flat_map(|d| d.peers.values());
         let sessions = snapshot.sessions.iter().filter(|s| s.established).count();
         let blocked = self.blocked_on();
-        let (tun_in, tun_out) = (counters.tun_read.read(), counters.tun_written.read());
         Ok(json!({
             "node": self.config.node,
             "version": env!("CARGO_PKG_VERSION"),
@@ -66,13 +66,15 @@ impl Node {
             "attachments": self.attachment_rows(),
             "outside": self.outside.rows(),
             "peers": {"known": peers.filter(|p| !p.keys.is_empty()).count(), "sessions": sessions},
-            "traffic": {"sent_packets": tun_in.0, "sent_bytes": tun_in.1, "received_packets": tun_out.0, "received_bytes": tun_out.1},
+            "traffic": traffic(counters),
             "drops": drops,
             "refusals": refusals,
             "denied": observed.denied,
             "clear_seen": observed.clear_seen,
             "offloads": snapshot.offloads.words(),
             "offload_fallbacks": counters.fallbacks(),
+            "data_threads": self.data.threads(),
+            "handed_on": counters.handed_on(),
             "policy_denied_by_reason": by_reason,
             "policy_denied": self.refused_rows(observed.policy_denied),
         }))
@@ -152,6 +154,12 @@ impl Node {
         }
         Value::Array(rows.into_values().collect())
     }
+}
+
+/// What passed the TUN device, as seen from workloads.
+fn traffic(counters: &Totals) -> Value {
+    let ((sent, sent_bytes), (received, received_bytes)) = (counters.tun_read(), counters.tun_written());
+    json!({"sent_packets": sent, "sent_bytes": sent_bytes, "received_packets": received, "received_bytes": received_bytes})
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -25,7 +25,7 @@ use wg::{PeerConfig, PublicKey};
 use crate::cluster::kubernetes::ViewFile;
 use crate::cluster::{Cluster, Publish, Source, api};
 use crate::config::NodeConfig;
-use crate::datapath::{self, Command};
+use crate::datapath::{self, Order};
 use crate::install::Install;
 use crate::kernel::{Kernel, MARK_OUTER, Underlay};
 use crate::line_socket::Asked;
@@ -104,6 +104,19 @@ pub(crate) fn wall() -> UnixTime {
     UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
+/// What the data path is made with.
+fn data_path(config: &NodeConfig, mesh_mtu: u32) -> datapath::Config {
+    datapath::Config {
+        tun: config.tun.clone(),
+        port: config.listen_port,
+        mark: MARK_OUTER,
+        mtu: usize::try_from(mesh_mtu).unwrap_or(usize::MAX),
+        offload: !config.no_offload,
+        class: config.dscp,
+        threads: config.data_threads,
+    }
+}
+
 impl Node {
     /// Opens everything that outlives the daemon, starts the data thread, and makes the kernel ready. What can be
     /// missing was looked at before ([`crate::start::check_node`]).
@@ -130,16 +143,7 @@ impl Node {
             tracing::info!(ranges = ?guard.ranges(), "The kernel knows nothing of the mesh: pods are cut off until it does");
         }
         let underlay = kernel.underlay(config.underlay_link.as_deref()).await?;
-        let mtu = usize::try_from(underlay.mesh_mtu).unwrap_or(usize::MAX);
-        let path = datapath::Config {
-            tun: config.tun.clone(),
-            port: config.listen_port,
-            mark: MARK_OUTER,
-            mtu,
-            offload: !config.no_offload,
-            class: config.dscp,
-        };
-        let (data, events) = datapath::spawn(&path)?;
+        let (data, events) = datapath::spawn(&data_path(&config, underlay.mesh_mtu))?;
         kernel.prepare(underlay.mtu).await?;
         let (uid, secret) = (files.uid.clone(), NodeSecret::from_bytes(*files.secret.expose()));
         let node = Self {
@@ -249,10 +253,10 @@ impl Node {
         let bound = self.trust.bound(&self.config.node, wall());
         let keys_changed = self.keys.follow(&desired, bound, wall());
         if keys_changed || !(same || before.as_ref().is_some_and(|b| b.locals == desired.locals)) {
-            self.tell_data(Command::SetLocals(self.keys.engine_locals(&desired)));
+            self.tell_data(Order::SetLocals(self.keys.engine_locals(&desired)));
         }
         if !(same || before.as_ref().is_some_and(|b| b.peers == desired.peers)) {
-            self.tell_data(Command::SetPeers(engine_peers(&desired)));
+            self.tell_data(Order::SetPeers(engine_peers(&desired)));
         }
         let kernel_same = same || {
             let members = plan::policies::members(&desired.filter);
@@ -325,12 +329,12 @@ impl Node {
             .filter(|(local, peer)| desired.locals.contains_key(local) && desired.peers.contains_key(peer))
             .collect();
         for (local, peer) in pairs {
-            self.tell_data(Command::Greet { local, peer });
+            self.tell_data(Order::Greet { local, peer });
         }
     }
 
-    fn tell_data(&mut self, command: Command) {
-        if let Err(error) = self.data.send(command) {
+    fn tell_data(&mut self, order: Order) {
+        if let Err(error) = self.data.send(order) {
             self.note_trouble("datapath", &error);
         }
     }

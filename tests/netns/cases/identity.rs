@@ -44,7 +44,7 @@ fn withdrawn() {
 fn data_cipher() {
     let pods = ["n1", "n2", "n3"].map(|node| pod("demo", node, node, node, "app: any")).concat();
     let manifests = [namespace("demo", true), pods, peer_authentication("demo", "STRICT")].concat();
-    let lab = Lab::up("nodes: 3\nfamilies: [ipv4]\nchachaNodes: [n3]", &manifests);
+    let lab = Lab::up("nodes: 3\nfamilies: [ipv4]\nchachaNodes: [n3]\ndataThreads: 2", &manifests);
     let names = ["n1", "n2", "n3"];
     for from in names {
         for to in names.into_iter().filter(|to| *to != from) {
@@ -350,7 +350,8 @@ fn pem_blocks(text: &str) -> Vec<String> {
 }
 
 fn stream_survives() {
-    let lab = Lab::of_four("nodes: 3\nfamilies: [ipv4]\nrotationPeriod: 60s");
+    let lab = Lab::of_four("nodes: 3\nfamilies: [ipv4]\nrotationPeriod: 60s\ndataThreads: 4");
+    assert_eq!(lab.ask("n1", "status")["data_threads"], 4);
     let server = lab.ip("demo/server", false);
     lab.pings_within("demo/client", server, Duration::from_secs(5));
     // one connection, an echo every 20 ms for 75 s: at least one turn of the epoch, and two kills

@@ -149,8 +149,9 @@ fn address_moves() {
     assert_eq!(markers(&bytes), 0);
 }
 
+/// With several data threads, of which each has a queue of the device that goes.
 fn flushed_state() {
-    let lab = Lab::of_four("nodes: 3");
+    let lab = Lab::of_four("nodes: 3\ndataThreads: 4");
     let server = lab.ips("demo/server");
     for ip in server {
         lab.pings_within("demo/client", ip, Duration::from_secs(5));

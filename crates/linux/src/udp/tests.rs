@@ -27,7 +27,7 @@ fn add_address(address: &str, bits: u8) {
 }
 
 /// Runs `work` in a new network namespace whose loopback is up.
-fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(super) fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let netns = Netns::create().expect("these tests need root: run them under `unshare -rnm`");
     netns
         .within(|| {
@@ -38,7 +38,7 @@ fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Sends one datagram.
-fn send(udp: &Udp, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) -> io::Result<Sent> {
+pub(super) fn send(udp: &Udp, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) -> io::Result<Sent> {
     udp.send(&Transmit { to, from, class: 0, datagrams: datagram, segment_bytes: datagram.len() })
 }
 
@@ -50,7 +50,7 @@ fn wait_readable(udp: &Udp, family: Family) {
 }
 
 /// Waits for one message and gives its datagrams as (sender's address, our address, contents).
-fn receive(udp: &Udp, family: Family) -> Vec<(IpAddr, Option<IpAddr>, Vec<u8>)> {
+pub(super) fn receive(udp: &Udp, family: Family) -> Vec<(IpAddr, Option<IpAddr>, Vec<u8>)> {
     let mut batch = Batch::new();
     wait_readable(udp, family);
     assert!(udp.recv(family, &mut batch).unwrap());

@@ -1,13 +1,14 @@
 //! What only tests may do to an engine: what a malicious peer can do and we never do, and looks behind the scenes.
 
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Instant;
 
 use super::Engine;
 use crate::drop::DropReason;
 use crate::index::Slot;
 
-impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
+impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
     fn first(&self) -> Option<Slot> {
         self.sessions.iter().next().map(|(slot, _)| slot)
     }

@@ -1,6 +1,7 @@
 //! From the network: who a datagram is for, whether it may cost us anything, and whether its inside belongs to its key.
 
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Instant;
@@ -22,6 +23,7 @@ use crate::parked::{PARKED_AGE, ParkedInitiation};
 use crate::peer::{PeerAt, Peers};
 use crate::session::{Epochs, Session};
 use crate::session_key::Renewal;
+use crate::shard::Foreign;
 
 /// What came of a datagram, before names are given.
 enum Received {
@@ -30,13 +32,15 @@ enum Received {
 }
 
 /// An initiation that we look into: for which key it was made, and whether its sender had to prove its address.
-struct Admitted {
-    local: LocalAt,
-    epoch: u64,
-    is_loaded: bool,
+pub(super) struct Admitted {
+    pub(super) local: LocalAt,
+    pub(super) epoch: u64,
+    pub(super) is_loaded: bool,
+    /// Whether another engine has it from there: it is not handed on again.
+    pub(super) is_handed_on: bool,
 }
 
-impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
+impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
     /// Takes a datagram from the UDP port.
     ///
     /// # Errors
@@ -104,10 +108,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             Message::Data { receiver, counter } => self.receive_data(from, datagram, (receiver, counter), now),
             Message::Initiation { ephemeral } => {
                 let admitted = self.admit_initiation(from, datagram, &ephemeral, now)?;
-                let result = self.receive_initiation(from, datagram, admitted, now);
-                self.admission.wipes();
-                scrub_stack();
-                result.map(|()| Received::Consumed)
+                self.look_into(from, datagram, admitted, now).map(|()| Received::Consumed)
             }
             Message::Response { receiver, ephemeral } => {
                 let slot = self.admit_response((receiver, &ephemeral), now)?;
@@ -256,7 +257,21 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         if is_loaded {
             self.demand_proof(from, message, (local, epoch), now)?;
         }
-        Ok(Admitted { local, epoch, is_loaded })
+        Ok(Admitted { local, epoch, is_loaded, is_handed_on: false })
+    }
+
+    /// Opens an initiation that was admitted, and wipes what that leaves behind.
+    pub(super) fn look_into(
+        &mut self,
+        from: SocketAddr,
+        message: &[u8],
+        admitted: Admitted,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let result = self.receive_initiation(from, message, admitted, now);
+        self.admission.wipes();
+        scrub_stack();
+        result
     }
 
     /// An initiation that may cost us curve operations.
@@ -265,7 +280,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         &mut self,
         from: SocketAddr,
         message: &[u8],
-        Admitted { local, epoch: local_epoch, is_loaded }: Admitted,
+        Admitted { local, epoch: local_epoch, is_loaded, is_handed_on }: Admitted,
         now: Instant,
     ) -> Result<(), DropReason> {
         let gate = self.locals.local(local).and_then(|local| local.keys.get(&local_epoch));
@@ -273,6 +288,10 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let claim = gate.ok_or(DropReason::BadMac1)?.claim(message)?;
         match self.peers.by_key(&claim.key) {
             Some((peer, peer_epoch)) if !self.locals.has_public_key(&claim.key) => {
+                if let Some(owner) = self.foreigner(peer) {
+                    let on = Foreign::Initiation { from, datagram: message.to_vec() };
+                    return if is_handed_on { Err(DropReason::UnknownKey) } else { self.hand_on(owner, on) };
+                }
                 let epochs = Epochs { local: local_epoch, peer: peer_epoch };
                 self.answer(from, claim, (Pair { local, peer }, epochs), now)
             }
@@ -423,7 +442,14 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
             });
             match claimed {
                 Some((claim, pair, epochs)) => {
-                    if let Err(reason) = self.answer(parked.from, claim, (pair, epochs), now) {
+                    let answered = match self.foreigner(pair.peer) {
+                        Some(owner) => {
+                            let datagram = parked.datagram.to_vec();
+                            self.hand_on(owner, Foreign::Initiation { from: parked.from, datagram })
+                        }
+                        None => self.answer(parked.from, claim, (pair, epochs), now),
+                    };
+                    if let Err(reason) = answered {
                         self.drops.count(reason);
                     }
                 }

@@ -1,6 +1,7 @@
 //! To the network: which session a packet goes through, and what happens while there is none.
 
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use crate::message::{DATA_OVERHEAD, HEADROOM};
 use crate::pair::Pair;
 use crate::session::{Epochs, Session};
 use crate::session_key::Renewal;
+use crate::shard::Foreign;
 use crate::waiting::Entry;
 
 /// The longest packet that fits into a UDP datagram over IPv4: 65,535 less the IP and UDP headers and our own.
@@ -37,7 +39,7 @@ impl Path {
     }
 }
 
-impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
+impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
     /// The way of a packet from the TUN, and of every other one with the same source and destination. `None` while there
     /// is no session for it: [`handle_packet`](Self::handle_packet) lets such packets wait, or says what is wrong with
     /// them.
@@ -105,6 +107,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     pub fn greet(&mut self, local: &L, peer: &P, now: Instant) -> Result<(), DropReason> {
         let local = self.locals.at(local).ok_or(DropReason::NotLocalSource)?;
         let pair = Pair { local, peer: self.peers.at(peer).ok_or(DropReason::NoPeer)? };
+        if self.foreigner(pair.peer).is_some() {
+            return Err(DropReason::NoPeer);
+        }
         if !self.has_keys(pair) {
             return Err(DropReason::NoBinding);
         }
@@ -138,6 +143,10 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
         let local = self.locals.owner(packet.source()).ok_or(DropReason::NotLocalSource)?;
         let peer = self.peers.allowed_ips.owner(packet.destination()).ok_or(DropReason::NoPeer)?;
         let pair = Pair { local, peer };
+        if self.foreigner(peer).is_some() {
+            // the tables of two engines are of different moments
+            return Err(DropReason::NoPeer);
+        }
         if self.has_keys(pair) { Ok(pair) } else { Err(DropReason::NoBinding) }
     }
 
@@ -304,6 +313,12 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Debug> Engine<L, P> {
     /// The news that a held packet waited for may have come. What still waits keeps its age.
     pub(super) fn retry_held(&mut self, now: Instant) {
         for (destination, mut entry) in self.held.take_all() {
+            if let Some(owner) = self.other_owner(&entry.packet) {
+                if let Err(reason) = self.hand_on(owner, Foreign::Packet(entry.packet)) {
+                    self.drops.count(reason);
+                }
+                continue;
+            }
             let pair = IpPacket::parse(&entry.packet).map_err(|_malformed| DropReason::Malformed);
             match pair.and_then(|packet| self.route(&packet)) {
                 Ok(pair) => {

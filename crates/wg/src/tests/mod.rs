@@ -12,6 +12,7 @@ mod limits;
 mod memory;
 mod oracle;
 mod rotation;
+mod shards;
 mod storm;
 mod suites;
 mod timing;
