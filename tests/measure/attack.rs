@@ -18,10 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const WHILE: Duration = Duration::from_secs(5);
 /// A flow of 100 Mbit/s: datagrams of so many bytes, so many a second.
 const FLOW: (usize, u64) = (1200, 10_417);
+/// First byte of a cookie reply (WireGuard paper, section 5.4.7).
+const COOKIE_REPLY: u8 = 3;
 /// More than one core can send.
 const FASTEST: u64 = 10_000_000;
 /// The node under attack, as Eve reaches it.
 const HUB: &str = "10.99.2.1:51840";
+
+/// Sends one datagram of a flood; how many there are to be a second at most.
+type Flood<'a> = (&'a mut (dyn FnMut() + Send), u64);
 
 /// `meshd tunnel` in the namespace `hub` with 10,000 idle peers, and one in `friend` that talks to it.
 struct Siege {
@@ -88,9 +93,7 @@ impl Siege {
 
     /// Resident set of the node under attack, in MiB.
     fn resident(&self) -> f64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.hub.id())).expect("the daemon runs");
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
-        line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
+        memory(self.hub.id())
     }
 
     /// Seconds of processor time that it has used.
@@ -100,12 +103,17 @@ impl Siege {
         after.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
     }
 
-    /// Runs the flow, and beside it a flood of at most so many of these a second. Says how much of the flow was lost in percent,
-    /// how many datagrams the flood had, and the processor time that all cost.
-    fn flow(&self, flood: Option<(&[u8], u64)>) -> (f64, u64, f64) {
-        let (sender, receiver) = (self.socket(1, "10.7.0.2:0"), self.socket(0, "10.7.0.1:9000"));
+    /// A socket of Eve's that sends to the node.
+    fn eve(&self) -> UdpSocket {
         let eve = self.socket(2, "10.99.2.2:0");
         eve.connect(HUB).expect("an address");
+        eve
+    }
+
+    /// Runs the flow, and beside it a flood of at most so many a second. Says how much of the flow was lost in percent,
+    /// how many datagrams the flood had, and the processor time that all cost.
+    fn flow(&self, flood: Option<Flood<'_>>) -> (f64, u64, f64) {
+        let (sender, receiver) = (self.socket(1, "10.7.0.2:0"), self.socket(0, "10.7.0.1:9000"));
         let (over, arrived, flooded) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
         let before = self.busy();
         let sent = std::thread::scope(|scope| {
@@ -115,9 +123,9 @@ impl Siege {
                     arrived.fetch_add(u64::from(receiver.recv(&mut buffer).is_ok()), Ordering::Relaxed);
                 }
             });
-            if let Some((datagram, rate)) = flood {
-                let (eve, flooded) = (&eve, &flooded);
-                scope.spawn(move || flooded.store(pace(rate, || drop(eve.send(datagram))), Ordering::Relaxed));
+            if let Some((send, rate)) = flood {
+                let flooded = &flooded;
+                scope.spawn(move || flooded.store(pace(rate, send), Ordering::Relaxed));
             }
             let payload = vec![0x5a; FLOW.0];
             let sent = pace(FLOW.1, || drop(sender.send_to(&payload, "10.7.0.1:9000")));
@@ -151,9 +159,9 @@ impl Siege {
         engine
     }
 
-    /// Shakes hands with all of them; how long that took.
-    fn shake(&self, engine: &mut Engine<u32, u8>, socket: &UdpSocket, count: u32) -> Duration {
-        let begin = Instant::now();
+    /// Shakes hands with all of them; how long that took, and how often the node asked for a cookie instead of answering.
+    fn shake(&self, engine: &mut Engine<u32, u8>, socket: &UdpSocket, count: u32) -> (Duration, u32) {
+        let (begin, mut cookies) = (Instant::now(), 0);
         let (mut done, mut next, mut buffer) = (BTreeSet::new(), 1, [0; 2048]);
         socket.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
         while done.len() < usize::try_from(count).expect("a few") {
@@ -168,6 +176,7 @@ impl Siege {
                 socket.send_to(transmit.datagram, transmit.to).expect("the wire is there");
             }
             while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                cookies += u32::from(buffer[0] == COOKIE_REPLY);
                 drop(engine.handle_datagram(from, &buffer[..length], Instant::now()));
                 while let Some(transmit) = engine.poll_transmit() {
                     socket.send_to(transmit.datagram, transmit.to).expect("the wire is there");
@@ -179,7 +188,7 @@ impl Siege {
                 }
             }
         }
-        begin.elapsed()
+        (begin.elapsed(), cookies)
     }
 }
 
@@ -198,7 +207,7 @@ fn percent(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64 * 100.0
 }
 
-fn idle_address(number: u32) -> IpAddr {
+pub fn idle_address(number: u32) -> IpAddr {
     let [_, _, high, low] = number.to_be_bytes();
     IpAddr::from([10, 77, high, low])
 }
@@ -233,12 +242,13 @@ pub fn peers(report: &mut Report) {
     std::thread::sleep(Duration::from_secs(10));
     report.figure("... idle: share of a core", (siege.busy() - before) * 10.0, "%", Some(0.1));
     let (mut engine, socket) = (siege.idle_peers(1000), siege.socket(2, "10.99.2.2:0"));
-    let took = siege.shake(&mut engine, &socket, 1000);
+    let (took, cookies) = siege.shake(&mut engine, &socket, 1000);
     report.figure("... 1,000 of them shake hands", took.as_secs_f64(), "s", Some(10.0));
+    report.figure("... how many were asked for a cookie", f64::from(cookies), "replies", None);
     report.figure("... with 1,000 active: resident set", siege.resident(), "MiB", Some(150.0));
 }
 
-/// LD-04, LD-05, LD-06 and the handshake flood: a paced flow of 100 Mbit/s beside each.
+/// LD-04, LD-05, LD-06, the handshake flood, and LD-07: a paced flow of 100 Mbit/s beside each.
 pub fn floods(report: &mut Report) {
     let siege = Siege::start();
     let (lost, _, busy) = siege.flow(None);
@@ -264,19 +274,48 @@ pub fn floods(report: &mut Report) {
         ("data for nobody", &unknown, 200_000, 10.0, Some(2.0)),
         ("data with a known index that does not open", &bad, 200_000, 20.0, Some(2.0)),
         ("one data message again and again", &genuine, 200_000, 20.0, Some(2.0)),
-        ("initiations with a right mac1", &initiation, 50_000, 10.0, None),
         ("initiations with a wrong mac1, as many as can be", &garbage[..], FASTEST, 30.0, Some(2.0)),
+        ("initiations with a right mac1", &initiation, 50_000, 10.0, None),
     ] {
-        let (lost, count, cost) = siege.flow(Some((datagram, rate)));
-        let rate = count as f64 / WHILE.as_secs_f64() / 1000.0;
-        report.figure(&format!("{name}: how many came"), rate, "k/s", None);
-        report.figure(&format!("{name}: lost of 100 Mbit/s"), lost, "%", Some(goal));
-        let each = (cost - busy).max(0.0) / count.max(1) as f64 * 1e6;
-        report.figure(&format!("{name}: processor time of each"), each, "µs", cost_goal);
+        let eve = siege.eve();
+        beside(report, &siege, name, (&mut || drop(eve.send(datagram)), rate), (goal, cost_goal, busy));
+    }
+    let (took, cookies) = siege.shake(&mut siege.idle_peers(1), &siege.socket(2, "10.99.2.2:0"), 1);
+    report.figure("a handshake right after", took.as_secs_f64(), "s", Some(11.0));
+    report.figure("... how often it was asked for a cookie", f64::from(cookies), "replies", None);
+    // LD-07: a peer with a key of its own that sends what it may, from one port and from another one each time
+    let mut mad = siege.idle_peers(1);
+    siege.shake(&mut mad, &socket, 1);
+    let eyes: Vec<UdpSocket> = (0..64).map(|_| siege.eve()).collect();
+    for (name, ports) in [("data of another peer", 1), ("data of another peer that roams with each", 64)] {
+        let mut ports = eyes.iter().take(ports).cycle();
+        let mut send = || drop(ports.next().expect("a port").send(&sealed(&mut mad)));
+        beside(report, &siege, name, (&mut send, 200_000), (10.0, None, busy));
     }
     report.figure("all floods: growth of the resident set", siege.resident() - begin, "MiB", Some(5.0));
-    let took = siege.shake(&mut siege.idle_peers(1), &siege.socket(2, "10.99.2.2:0"), 1);
-    report.figure("a handshake right after", took.as_secs_f64(), "s", Some(11.0));
+}
+
+/// The flow beside one flood; what is more than the flow alone takes of the processor is the flood's.
+fn beside(
+    report: &mut Report,
+    siege: &Siege,
+    name: &str,
+    flood: Flood<'_>,
+    (goal, cost_goal, alone): (f64, Option<f64>, f64),
+) {
+    let (lost, count, cost) = siege.flow(Some(flood));
+    let rate = count as f64 / WHILE.as_secs_f64() / 1000.0;
+    report.figure(&format!("{name}: how many came"), rate, "k/s", None);
+    report.figure(&format!("{name}: lost of 100 Mbit/s"), lost, "%", Some(goal));
+    let each = (cost - alone).max(0.0) / count.max(1) as f64 * 1e6;
+    report.figure(&format!("{name}: processor time of each"), each, "µs", cost_goal);
+}
+
+/// Resident set of a process in MiB.
+pub fn memory(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
+    line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
 }
 
 /// A data message of an established session.

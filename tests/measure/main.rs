@@ -4,6 +4,7 @@
 //! where the project has set one; a missed goal is said, and is no failure: figures of a busy machine mean little.
 
 mod attack;
+mod churn;
 #[path = "../netns/lab.rs"]
 #[allow(dead_code, reason = "the namespace cases use all of it")]
 mod lab;

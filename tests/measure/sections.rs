@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::attack::{floods, peers};
+use crate::churn::churn;
 use crate::lab::{Lab, namespace, peer_authentication, pod, program};
 use crate::policy::policy;
 use crate::programs::{CHILDREN, newcomer, prober};
@@ -25,6 +26,7 @@ pub const ALL: &[Section] = &[
     ("crowd", crowd),
     ("peers", peers),
     ("floods", floods),
+    ("churn", churn),
     ("policy", policy),
 ];
 

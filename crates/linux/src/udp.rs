@@ -367,10 +367,12 @@ fn is_family_missing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT))
 }
 
-/// Asks for packet info and GRO (by quinn-udp), then allows fragments, which quinn-udp forbids.
+/// Asks for packet info and GRO (by quinn-udp), then takes back timestamps, and allows fragments, which quinn-udp forbids.
 fn state_of(socket: &Socket, family: Family) -> Result<UdpSocketState, UdpError> {
     let failed = |option| move |source| UdpError::Option { option, source };
     let state = UdpSocketState::new(socket.into()).map_err(failed("IP_PKTINFO"))?;
+    // nobody asks when a datagram came, and telling costs a twentieth of receiving it
+    set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0).map_err(failed("SO_TIMESTAMPNS"))?;
     let discovery = |errno: Errno| UdpError::Option { option: "IP_MTU_DISCOVER", source: errno.into() };
     match family {
         Family::V4 => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT).map_err(discovery)?,

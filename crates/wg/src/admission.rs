@@ -25,6 +25,9 @@ const PEER_RATE: Rate = Rate { interval: Duration::from_millis(20), burst: 50 };
 /// in one moment. Half of what puts the other side under load.
 const RENEWAL_RATE: Rate = Rate { interval: Duration::from_millis(4), burst: 25 };
 
+/// Moves of peers that are told: a peer can move with each of its packets, and an event only says that asking is worth it.
+const ROAMING_RATE: Rate = Rate { interval: Duration::from_millis(10), burst: 100 };
+
 /// One event per `interval`, after at most `burst` at once.
 #[derive(Clone, Copy)]
 struct Rate {
@@ -104,6 +107,7 @@ pub(crate) struct Admission {
     renewal_rate: Rate,
     strangers: Bucket,
     known: Bucket,
+    roams: Bucket,
     pub(crate) work: Work,
 }
 
@@ -118,6 +122,7 @@ impl Admission {
             renewal_rate: RENEWAL_RATE,
             strangers: Bucket::full(now),
             known: Bucket::full(now),
+            roams: Bucket::full(now),
             work: Work::default(),
         }
     }
@@ -126,6 +131,11 @@ impl Admission {
     pub(crate) fn share_renewals(&mut self, engines: usize) {
         let engines = u32::try_from(engines).unwrap_or(u32::MAX);
         self.renewal_rate.interval = RENEWAL_RATE.interval.saturating_mul(engines);
+    }
+
+    /// Whether the shell is told of one more peer that has moved.
+    pub(crate) fn tells_roaming(&mut self, now: Instant) -> bool {
+        self.roams.take(ROAMING_RATE, now)
     }
 
     /// Whether one more key may be renewed now that could also wait.

@@ -107,3 +107,27 @@ impl<L, P> Events<L, P> {
         self.dropped
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_and_the_newest_are_dropped() {
+        let mut events = Events::new();
+        for number in 0..1100 {
+            let local = number;
+            events.push(Event::SessionRetired {
+                local,
+                peer: (),
+                local_epoch: 1,
+                peer_epoch: 1,
+                reason: RetireReason::Idle,
+            });
+        }
+        assert_eq!(events.dropped(), 1100 - EVENTS_MAX as u64);
+        let is_first = |event| matches!(event, Some(Event::SessionRetired { local: 0, .. }));
+        assert!(is_first(events.pop()));
+        assert_eq!(std::iter::from_fn(|| events.pop()).count(), EVENTS_MAX - 1);
+    }
+}

@@ -141,7 +141,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
         }
         // from here on the sender is known
         if progress.newest {
-            self.locate(slot, pair.peer, from);
+            self.locate(slot, pair.peer, from, now);
         }
         if progress.proves {
             self.sessions.settle(slot);
@@ -183,13 +183,13 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
     }
 
     /// The peer is where its newest message came from.
-    fn locate(&mut self, slot: Slot, peer: PeerAt, from: SocketAddr) {
+    fn locate(&mut self, slot: Slot, peer: PeerAt, from: SocketAddr, now: Instant) {
         let located = |peers: &Peers<P>| Some((from, peers.moves()));
         let before = self.sessions.get(slot).and_then(|session| session.located);
         if before == located(&self.peers) {
             return;
         }
-        self.prove_endpoint(peer, from);
+        self.prove_endpoint(peer, from, now);
         if let Some(session) = self.sessions.get_mut(slot) {
             session.located = located(&self.peers);
         }
@@ -227,7 +227,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
             return Err(reason);
         }
         self.sessions.settle(slot);
-        self.prove_endpoint(pair.peer, from);
+        self.prove_endpoint(pair.peer, from, now);
         self.send_keepalive(slot, now);
         self.completed(slot, from, now);
         Ok(())
@@ -479,8 +479,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
 
     /// Only authenticated messages come here: data that is newer than all before, and answers to our own initiations.
     /// An initiation does not count: a captured one could be replayed to a peer that has forgotten it.
-    fn prove_endpoint(&mut self, at: PeerAt, from: SocketAddr) {
+    fn prove_endpoint(&mut self, at: PeerAt, from: SocketAddr, now: Instant) {
         if let Some(before) = self.peers.prove(at, from)
+            && self.admission.tells_roaming(now)
             && let Some(peer) = self.peers.peer(at)
         {
             let peer = peer.id.clone();
