@@ -115,7 +115,7 @@ fn trimmed(mut line: Vec<u8>) -> Vec<u8> {
 
 /// Takes all kernel state of ours away.
 pub(crate) fn run_clean(config: &CleanConfig) -> anyhow::Result<()> {
-    runtime()?.block_on(async { Kernel::open(&config.tun)?.remove_everything().await })
+    runtime()?.block_on(async { Kernel::open(&config.tun, 0)?.remove_everything().await })
 }
 
 /// How often an uninstalled node is looked at for sandboxes that still need the plugin.
@@ -131,7 +131,7 @@ pub(crate) fn run_uninstall(config: &UninstallConfig) -> anyhow::Result<()> {
         for why in &left {
             eprint_line(&format!("mesh-cni stays in its folder for a sandbox that was made with it: {why}"));
         }
-        Kernel::open(&config.tun)?.remove_everything().await?;
+        Kernel::open(&config.tun, 0)?.remove_everything().await?;
         for dir in [&config.state_dir, &config.run_dir] {
             empty(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
         }

@@ -115,6 +115,11 @@ pub(crate) struct NodeConfig {
     /// AuthorizationPolicy is enforced all the same.
     #[arg(long, env = "WEFT_NO_NETWORK_POLICY")]
     pub(crate) no_network_policy: bool,
+    /// How many flows of one pod the kernel's table of connections holds at most, which all pods of a node share: one more
+    /// is dropped (`flows_exceeded`). 0 is no bound. A sixteenth of the smallest table that kube-proxy sets (131,072). A new flow costs the
+    /// kernel about 30 ns for each that its pod has: a high bound is expensive.
+    #[arg(long, env = "WEFT_FLOWS_PER_POD", default_value_t = 8_192, value_name = "COUNT")]
+    pub(crate) flows_per_pod: u32,
     /// The best cipher for data between this node and others of the mesh: chacha20-poly1305, aes-256-gcm, or auto (AES where
     /// the processor has instructions for it). Two nodes use what both have. Stock WireGuard peers always get ChaCha20.
     #[arg(long, env = "WEFT_DATA_CIPHER", default_value = "auto", value_name = "CIPHER", value_parser = data_cipher)]

@@ -12,7 +12,8 @@ use crate::store::{NodeFiles, StoreError, open_private_dir, takes_files};
 /// # Errors
 /// Something is missing; the message lists all of it.
 pub(crate) async fn check_node(config: &NodeConfig) -> anyhow::Result<()> {
-    let mut problems: Vec<String> = kernel::missing().await.iter().map(ToString::to_string).collect();
+    let mut problems: Vec<String> =
+        kernel::missing(config.flows_per_pod).await.iter().map(ToString::to_string).collect();
     let mut note = |found: Vec<StoreError>| problems.extend(found.iter().map(ToString::to_string));
     note(NodeFiles::problems(&config.state_dir, &config.node));
     note(folder_problems(&config.run_dir, config.shared.directory.as_deref()));

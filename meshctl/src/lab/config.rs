@@ -27,6 +27,8 @@ pub(super) struct LabConfig {
     pub(super) chacha_nodes: Vec<String>,
     /// How many data threads a node's daemon has: 1, 2, 4, 8 or 16; what the machine suggests where absent.
     pub(super) data_threads: Option<u8>,
+    /// How many flows of one pod the kernel holds at most; the daemon's own default where absent.
+    pub(super) flows_per_pod: Option<u32>,
     /// The plugin that mesh-cni is chained after.
     pub(super) primary: Primary,
     /// Manifests (files or folders, relative to lab.yaml) instead of the lab's own few pods; an empty list is an
@@ -75,6 +77,7 @@ impl Default for LabConfig {
             rotation_period: "24h".to_owned(),
             chacha_nodes: Vec::new(),
             data_threads: None,
+            flows_per_pod: None,
             primary: Primary::Ptp,
             manifests: None,
             trust_domain: "weft.lab".to_owned(),

@@ -71,7 +71,7 @@ pub(super) fn controller_args(facts: &Facts, layout: &Layout) -> Vec<OsString> {
 /// `meshd node` with all its flags: the one place that knows them.
 pub(super) fn node_args(facts: &Facts, layout: &Layout, node: &Node) -> Vec<OsString> {
     let threads = facts.config.data_threads.map_or_else(|| "auto".to_owned(), |count| count.to_string());
-    vec![
+    let mut args: Vec<OsString> = vec![
         "node".into(),
         "--directory".into(),
         layout.directory().into(),
@@ -93,7 +93,11 @@ pub(super) fn node_args(facts: &Facts, layout: &Layout, node: &Node) -> Vec<OsSt
         if facts.config.chacha_nodes.contains(&node.name) { "chacha20-poly1305" } else { "auto" }.into(),
         "--data-threads".into(),
         threads.into(),
-    ]
+    ];
+    if let Some(flows) = facts.config.flows_per_pod {
+        args.extend(["--flows-per-pod".into(), flows.to_string().into()]);
+    }
+    args
 }
 
 /// Starts the controller, on the underlay.

@@ -37,7 +37,7 @@ impl Kernel {
             route::ensure_rules(&self.handle, &self.families).await?;
             drift.push("policy rules");
         }
-        let tun = link::by_name(&self.handle, &self.tun).await?;
+        let tun = link::by_name(&self.handle, &self.fixed.tun).await?;
         if tun.is_none_or(|tun| link::index_and_mtu(&tun).0 != self.tun_index) {
             drift.push("mesh device");
         }
@@ -48,7 +48,7 @@ impl Kernel {
         let whole = if is_foreign {
             let tables = [&["inet weft", "netdev weft"], Listing::tables_of(&self.rules)].concat();
             let listing = Listing::of(&tables).await;
-            listing.has_mesh(&self.tun) && listing.has_pins(filter.pins.keys()) && listing.has_policies(&self.rules)
+            listing.has_mesh(&self.fixed) && listing.has_pins(filter.pins.keys()) && listing.has_policies(&self.rules)
         } else if self.looks.is_multiple_of(FULL_LOOK) {
             Listing::of(&["netdev weft"]).await.has_pins(filter.pins.keys())
         } else {

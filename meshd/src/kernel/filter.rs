@@ -9,10 +9,10 @@ use std::net::IpAddr;
 
 use plan::{Filter, Pin};
 
-use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER, MARK_OUTSIDER};
+use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER, MARK_OUTSIDER, flows};
 
 /// What the forward and output hooks count, in table `inet weft`.
-pub(super) const COUNTERS: [&str; 8] = [
+pub(super) const COUNTERS: [&str; 9] = [
     "plaintext_denied",
     "plaintext_from_keyed",
     "plaintext_accepted",
@@ -21,11 +21,21 @@ pub(super) const COUNTERS: [&str; 8] = [
     "require_mesh",
     "unpinned",
     "loop",
+    "flows_exceeded",
 ];
 /// What the pins count, in table `netdev weft`.
 pub(super) const PIN_COUNTERS: [&str; 3] = ["spoofed_source", "forged_discovery", "not_ip"];
 /// Flows remembered in each of the dynamic sets; when one is full, flows are still judged and counted, only not listed.
 const REMEMBERED_MAX: usize = 4096;
+
+/// What the chains are made of that no wish changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fixed {
+    /// Name of the TUN device.
+    pub(super) tun: String,
+    /// Flows that one pod may hold; 0 for no bound.
+    pub(super) flows_per_pod: u32,
+}
 
 /// Counter values to begin with, by name: (packets, bytes).
 pub(super) type Counts = BTreeMap<String, (u64, u64)>;
@@ -84,7 +94,7 @@ pub(super) fn is_ranges(set: &str) -> bool {
 }
 
 /// Both tables from nothing, replacing what is there in the same transaction.
-pub(super) fn whole(filter: &Filter, tun: &str, counts: &Counts) -> String {
+pub(super) fn whole(filter: &Filter, fixed: &Fixed, counts: &Counts) -> String {
     let mut script = String::new();
     for table in ["inet weft", "netdev weft"] {
         line(&mut script, format_args!("add table {table}\ndelete table {table}"));
@@ -107,7 +117,7 @@ pub(super) fn whole(filter: &Filter, tun: &str, counts: &Counts) -> String {
             line(&mut script, format_args!("set {name}{version} {{\ntype {kind}\n{bounds}\n}}"));
         }
     }
-    script.push_str(&chains(tun));
+    script.push_str(&chains(fixed));
     line(&mut script, format_args!("}}\ntable netdev weft {{"));
     counters(&mut script, &PIN_COUNTERS, counts);
     line(&mut script, format_args!("}}"));
@@ -176,7 +186,7 @@ fn change<'a>(script: &mut String, verb: &str, set: &str, members: impl Iterator
 
 /// The chains of table `inet weft`. Each family has its own, since nft's sets have one type of address. Somebody who
 /// empties the forward chain closes it: what no rule accepts is dropped.
-pub(super) fn chains(tun: &str) -> String {
+pub(super) fn chains(fixed: &Fixed) -> String {
     let mut text = String::new();
     for (v, ip) in [('4', "ip"), ('6', "ip6")] {
         text.push_str(&remembering("deny", "denied", "plaintext_denied", "drop", v, ip));
@@ -221,7 +231,8 @@ pub(super) fn chains(tun: &str) -> String {
             ),
         );
     }
-    text.push_str(&hooks(tun));
+    text.push_str(&hooks(&fixed.tun));
+    text.push_str(&flows::sets_and_chains(&fixed.tun, fixed.flows_per_pod));
     text
 }
 

@@ -20,7 +20,7 @@ impl Kernel {
             return Ok(false);
         }
         let closed = Filter { guarded_ranges: ranges.clone(), ..Filter::default() };
-        self.apply_own(&filter::whole(&closed, &self.tun, &Counts::new())).await?;
+        self.apply_own(&filter::whole(&closed, &self.fixed, &Counts::new())).await?;
         Ok(true)
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use policy::nft::{self as rules, Program};
 
-use super::{filter, nft};
+use super::filter::{self, Fixed};
+use super::nft;
 
 /// The tables of policies, [`rules::TABLE`] of each family.
 const POLICY_TABLES: [&str; 2] = ["ip weft_policy", "ip6 weft_policy"];
@@ -59,9 +60,9 @@ impl Listing {
         self.holds("inet weft", "forward", 1)
     }
 
-    /// Whether the mesh's own chains, those of the device `tun`, have their rules.
-    pub(super) fn has_mesh(&self, tun: &str) -> bool {
-        let chains = rules::rules_by_chain(&filter::chains(tun));
+    /// Whether the mesh's own chains, have their rules.
+    pub(super) fn has_mesh(&self, fixed: &Fixed) -> bool {
+        let chains = rules::rules_by_chain(&filter::chains(fixed));
         chains.iter().all(|(chain, least)| self.holds("inet weft", chain, *least))
     }
 
@@ -95,7 +96,7 @@ mod tests {
         assert!(listing.holds("inet weft", "empty", 0) && !listing.holds("inet weft", "empty", 1));
         assert!(!listing.holds("inet weft", "a", 0), "a set is no chain");
         assert!(listing.has_pins([&"veth-1.2".to_owned()]) && !listing.has_pins([&"veth-2".to_owned()]));
-        assert!(!listing.has_mesh("mesh0"), "most chains are missing");
+        assert!(!listing.has_mesh(&Fixed { tun: "mesh0".to_owned(), flows_per_pod: 1 }), "most chains are missing");
         assert!(listing.has_policies(&Program::default()), "where nobody is judged there are no tables");
         assert!(POLICY_TABLES.iter().all(|table| table.ends_with(rules::TABLE)));
     }

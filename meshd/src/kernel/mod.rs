@@ -7,6 +7,7 @@ mod counters;
 mod drift;
 mod elements;
 mod filter;
+mod flows;
 mod generation;
 mod guard;
 mod link;
@@ -26,6 +27,8 @@ use ::policy::nft::Program;
 use anyhow::{Context as _, anyhow, bail};
 use plan::{Desired, Filter, Route};
 use rtnetlink::{Handle, IpVersion};
+
+use self::filter::Fixed;
 
 pub(crate) use counters::{Observed, SeenFlow};
 pub(crate) use link::HostLink;
@@ -49,7 +52,7 @@ const MTU_MIN: u32 = 1280;
 /// The kernel state of this node.
 pub(crate) struct Kernel {
     handle: Handle,
-    tun: String,
+    fixed: Fixed,
     tun_index: u32,
     families: Vec<IpVersion>,
     /// The node's addresses on the underlay.
@@ -92,8 +95,9 @@ pub(crate) struct Applied {
 }
 
 impl Kernel {
-    /// Connects to the kernel in the calling thread's network namespace.
-    pub(crate) fn open(tun: &str) -> anyhow::Result<Self> {
+    /// Connects to the kernel in the calling thread's network namespace. A pod may begin `flows_per_pod` flows that are
+    /// there at once; 0 is no bound.
+    pub(crate) fn open(tun: &str, flows_per_pod: u32) -> anyhow::Result<Self> {
         let mut families = vec![IpVersion::V4];
         if Path::new("/proc/sys/net/ipv6/conf/all").exists() {
             families.push(IpVersion::V6);
@@ -101,7 +105,7 @@ impl Kernel {
         let handle = link::connect()?;
         Ok(Self {
             handle,
-            tun: tun.to_owned(),
+            fixed: Fixed { tun: tun.to_owned(), flows_per_pod },
             tun_index: 0,
             families,
             own: BTreeSet::new(),
@@ -137,8 +141,8 @@ impl Kernel {
 
     /// Makes the TUN device (which must exist) and the policy rules ready; safe to repeat.
     pub(crate) async fn prepare(&mut self, mtu: u32) -> anyhow::Result<()> {
-        let tun = link::by_name(&self.handle, &self.tun).await?;
-        let tun = tun.ok_or_else(|| anyhow!("{} is gone: it is made again when the daemon starts", self.tun))?;
+        let tun = link::by_name(&self.handle, &self.fixed.tun).await?;
+        let tun = tun.ok_or_else(|| anyhow!("{} is gone: it is made again when the daemon starts", self.fixed.tun))?;
         let index = link::index_and_mtu(&tun).0;
         if index != self.tun_index {
             // another device of the same name: its routes went with the old one
@@ -147,11 +151,11 @@ impl Kernel {
         self.tun_index = index;
         // The engine has checked the source. Where the node insists on a reverse path check all the same
         // (conf/all/rp_filter), the mark of the prerouting chain leads it to our tables; main knows another way back.
-        set_sysctl(&format!("ipv4/conf/{}/rp_filter", self.tun), "0")?;
-        set_sysctl(&format!("ipv4/conf/{}/src_valid_mark", self.tun), "1")?;
+        set_sysctl(&format!("ipv4/conf/{}/rp_filter", self.fixed.tun), "0")?;
+        set_sysctl(&format!("ipv4/conf/{}/src_valid_mark", self.fixed.tun), "1")?;
         if self.has_v6() {
             // no link-local address: the device has no link
-            set_sysctl(&format!("ipv6/conf/{}/addr_gen_mode", self.tun), "1")?;
+            set_sysctl(&format!("ipv6/conf/{}/addr_gen_mode", self.fixed.tun), "1")?;
         }
         link::bring_up(&self.handle, index, mtu).await?;
         route::ensure_rules(&self.handle, &self.families).await?;
@@ -223,7 +227,7 @@ impl Kernel {
             Some(before) => filter::difference(before, &filter) + &policy::change(&self.rules, rules),
             None => {
                 let counts = counters::counts().await.unwrap_or_default();
-                filter::whole(&filter, &self.tun, &counts) + &policy::whole(rules, &counts) + &trace::nothing()
+                filter::whole(&filter, &self.fixed, &counts) + &policy::whole(rules, &counts) + &trace::nothing()
             }
         };
         if !script.is_empty() {
@@ -293,7 +297,7 @@ impl Kernel {
         let held = route::held_routes(&self.handle, &self.families, self.tun_index).await?;
         self.remove(&plan::route_steps(&BTreeSet::new(), &held).gone).await?;
         nft::apply(&(filter::nothing() + &::policy::nft::nothing() + &trace::nothing())).await?;
-        link::remove(&self.handle, &self.tun).await
+        link::remove(&self.handle, &self.fixed.tun).await
     }
 
     fn has_v6(&self) -> bool {

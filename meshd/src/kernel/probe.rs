@@ -32,8 +32,15 @@ const FILTER_PROBE: &str = "add table inet weft_probe\n\
     add rule netdev weft_probe c ether type ip meta mark set meta mark and 0xf0ffffff or 0x01000000\n\
     delete table inet weft_probe\ndelete table netdev weft_probe\n";
 
-/// Everything that is missing on this node.
-pub(crate) async fn missing() -> Vec<Missing> {
+/// What the bound on a pod's flows needs beside.
+const FLOWS_PROBE: &str = "add table inet weft_probe\n\
+    add set inet weft_probe s { type ipv4_addr; size 16; flags dynamic; }\n\
+    add chain inet weft_probe c { type filter hook input priority -2; policy accept; }\n\
+    add rule inet weft_probe c ct state new add @s { ip saddr ct count over 2 } drop\n\
+    delete table inet weft_probe\n";
+
+/// Everything that is missing on this node; `flows_per_pod` as [`super::Kernel::open`] takes it.
+pub(crate) async fn missing(flows_per_pod: u32) -> Vec<Missing> {
     let mut missing = Vec::new();
     match Effective::read() {
         Ok(effective) => {
@@ -54,6 +61,13 @@ pub(crate) async fn missing() -> Vec<Missing> {
     }
     if let Err(error) = nft::apply(FILTER_PROBE).await {
         let remedy = "install nftables 1.0 or newer and use a kernel with nf_tables (inet, netdev) and nf_conntrack";
+        missing.push(Missing { what: format!("{error:#}"), remedy });
+    }
+    if flows_per_pod > 0
+        && missing.is_empty()
+        && let Err(error) = nft::apply(FLOWS_PROBE).await
+    {
+        let remedy = "load the kernel module nft_connlimit, or bound no pod's flows by --flows-per-pod 0";
         missing.push(Missing { what: format!("{error:#}"), remedy });
     }
     missing

@@ -11,6 +11,7 @@ mod offload;
 mod policy;
 mod policy_emptied;
 mod policy_exceptions;
+mod policy_flows;
 mod policy_kernel;
 mod policy_matrix;
 mod policy_random;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(policy_exceptions::CASES);
     all.extend_from_slice(mtu::CASES);
     all.extend_from_slice(offload::CASES);
+    all.extend_from_slice(policy_flows::CASES);
     all.extend_from_slice(policy_kernel::CASES);
     all.extend_from_slice(policy_matrix::CASES);
     all.extend_from_slice(policy_tiers::CASES);

@@ -138,7 +138,7 @@ pub fn lines_of(child: &mut Child) -> std::sync::mpsc::Receiver<String> {
 }
 
 /// A flow that prints a line for each answer, until nothing has come for three seconds.
-fn flow(lab: &Lab, from: &str, protocol: &str, to: IpAddr) -> Child {
+pub(super) fn flow(lab: &Lab, from: &str, protocol: &str, to: IpAddr) -> Child {
     let (family, kind) = (
         if to.is_ipv6() { "AF_INET6" } else { "AF_INET" },
         if protocol == "TCP" { "SOCK_STREAM" } else { "SOCK_DGRAM" },
