@@ -14,6 +14,7 @@ mod reuse;
 mod runtime;
 mod services;
 mod start;
+mod tiers;
 mod traffic;
 mod trust;
 mod uninstall;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         start::CASES,
         host::CASES,
         policy::CASES,
+        tiers::CASES,
         reuse::CASES,
         runtime::CASES,
         workloads::CASES,

@@ -10,6 +10,7 @@ mod mtu;
 mod offload;
 mod policy;
 mod policy_emptied;
+mod policy_errors;
 mod policy_exceptions;
 mod policy_flows;
 mod policy_kernel;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy::CASES);
     all.extend_from_slice(policy_emptied::CASES);
+    all.extend_from_slice(policy_errors::CASES);
     all.extend_from_slice(policy_exceptions::CASES);
     all.extend_from_slice(mtu::CASES);
     all.extend_from_slice(offload::CASES);

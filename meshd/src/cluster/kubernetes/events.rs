@@ -1,5 +1,5 @@
-//! Events about objects that people wrote and whose status is not ours: what of them is not used, where `kubectl describe` and
-//! `kubectl get events` show it. A courtesy: they have a line and a pace of their own, and what cannot be written is left out.
+//! Events about objects that people wrote and whose status is not ours: what of them is not used, where `kubectl events` shows
+//! it. A courtesy: they have a line and a pace of their own, and what cannot be written is left out.
 
 use std::collections::BTreeMap;
 use std::hash::Hasher as _;
