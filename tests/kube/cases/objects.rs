@@ -46,8 +46,15 @@ fn objects_are_checked(cluster: &Cluster) {
     for kind in ["meshnode.weft.dev/n1", "meshendpointslice.weft.dev/n2", "meshtrust.weft.dev/local"] {
         assert!(all.contains(kind), "{kind} in {all}");
     }
-    // the trust domain is for good
-    let change = "{\"spec\":{\"trustDomain\":\"other.example\"}}";
-    let output = cluster.try_kubectl(&["patch", "meshtrust", "local", "--type", "merge", "-p", change]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot change"), "{output:?}");
+    // what may change, and in which direction
+    let transitions = [
+        ("meshtrust", "local", r#"{"spec":{"trustDomain":"other.example"}}"#, "cannot change"),
+        ("meshendpointslice", "n1", r#"{"spec":{"revision":1}}"#, "revisions only rise"),
+        ("meshendpointslice", "n1", r#"{"spec":{"node":"n2"}}"#, "a slice is named after its node"),
+    ];
+    for (kind, name, change, sentence) in transitions {
+        let output = cluster.try_kubectl(&["patch", kind, name, "--type", "merge", "-p", change]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(sentence), "{kind} {change}: {said}");
+    }
 }

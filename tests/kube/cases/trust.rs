@@ -54,6 +54,9 @@ fn a_stolen_node_token(cluster: &Cluster) {
     assert_eq!(own.0, 200, "its own: {}", own.1);
     let other = request(cluster, &stolen, "PATCH", &format!("{OURS}/meshnodes/n2"));
     assert!(other.1.contains("the daemon of node n1 may not write the MeshNode of n2"), "{}", other.1);
+    // nobody else may, whatever their role
+    let admin = request(cluster, "admin-token", "PATCH", &format!("{OURS}/meshnodes/n1"));
+    assert!(admin.0 == 422 && admin.1.contains("by the daemon of its node and by nobody else"), "{admin:?}");
     let unbound = request(cluster, &token(cluster, "weft-node", None), "PATCH", &format!("{OURS}/meshnodes/n1"));
     assert!(unbound.1.contains("bound to no pod"), "{}", unbound.1);
     let refusals = [
