@@ -17,6 +17,7 @@ mod weft;
 
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -62,7 +63,9 @@ fn trials(words: &[String], cluster: Option<&Arc<cluster::Cluster>>) -> Vec<Tria
         Trial::test(name, move || {
             if let Some(cluster) = &cluster {
                 cluster.plane.recover();
+                let begin = Instant::now();
                 case(cluster);
+                eprint!("{:.0} s ", begin.elapsed().as_secs_f64());
             }
             Ok(())
         })

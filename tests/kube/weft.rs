@@ -1,18 +1,31 @@
 //! Weft on the cluster: its image, its manifests, and what it says about itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, NODES, ROOT};
 use crate::shell::{eventually, run};
 
+/// How Weft's programs are built: figures are of programs with optimisation.
+fn profile() -> String {
+    std::env::var("WEFT_KUBE_PROFILE").unwrap_or_else(|_| "dev".to_owned())
+}
+
+/// One of Weft's programs as it is in the image.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a test binary has a path");
+    let built = own.parent().and_then(Path::parent).expect("it is in a target folder");
+    match profile().as_str() {
+        "dev" => built.join(name),
+        profile => built.join(format!("../{}-unknown-linux-gnu/{profile}", std::env::consts::ARCH)).join(name),
+    }
+}
+
 /// Makes the images that every node imports: Weft's own, one for pods, and the sandbox's.
 pub fn images(folder: &Path) {
     let archive = |name: &str| folder.join(format!("{name}.tar")).display().to_string();
     let tool = format!("{ROOT}/scripts/image");
-    // figures are of programs with optimisation
-    let profile = std::env::var("WEFT_KUBE_PROFILE").unwrap_or_else(|_| "dev".to_owned());
-    run(&tool, &["archive", &archive("weft"), &profile]);
+    run(&tool, &["archive", &archive("weft"), &profile()]);
     let root = folder.join("root");
     let place = root.display();
     run(

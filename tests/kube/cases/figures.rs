@@ -276,9 +276,7 @@ fn five_thousand_pods(cluster: &Cluster) {
     eventually("the daemon is started again", Duration::from_secs(30), || {
         cluster.on_node("n1", &["pgrep", "-f", &format!("^{NODE}")]).status.success().then_some(())
     });
-    let own = std::env::current_exe().expect("a test binary has a path");
-    let meshctl = own.parent().and_then(|deps| deps.parent()).expect("it is in a target folder").join("meshctl");
-    let meshctl = meshctl.display().to_string();
+    let meshctl = weft::program("meshctl").display().to_string();
     let ready = || cluster.on_node("n1", &[&meshctl, "status"]).status.success().then_some(());
     let ((), took) = eventually("the daemon is ready", Duration::from_secs(60), ready);
     eprintln!(

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::Case;
 use crate::cluster::{Cluster, NODES};
+use crate::weft;
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] = &[
@@ -15,11 +16,9 @@ pub const CASES: &[(&str, Case)] = &[
 
 /// Runs meshctl as an administrator at a desk would, under either of its names.
 pub fn meshctl(cluster: &Cluster, program: &str, arguments: &[&str]) -> Output {
-    let own = std::env::current_exe().expect("a test binary has a path");
-    let built = own.parent().and_then(|deps| deps.parent()).expect("it is in a target folder").join("meshctl");
     let link = cluster.dir.join(program);
     if !link.exists() {
-        std::os::unix::fs::symlink(&built, &link).expect("the run's folder takes a link");
+        std::os::unix::fs::symlink(weft::program("meshctl"), &link).expect("the run's folder takes a link");
     }
     let path = format!("{}:{}", cluster.tools.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(link);

@@ -8,7 +8,7 @@ What it does to lists and watches, the file MODE says in one word; it is read ag
   half     watches end with 410, lists come by two objects, and the second page has expired
   garbage  500 with a page of HTML, or 200 with something that is no JSON, to everything
   shuffle  each change comes twice, and then the one before it of the same object once more
-Each request is a line in LOG: MODE PEER (list|watch|other) PATH. Says "up" first."""
+Each request is a line in LOG: MODE PEER (list|page|watch|other) PATH, a page being a further one of a list. Says "up" first."""
 import http.client
 import json
 import queue
@@ -72,7 +72,7 @@ class Client:
         url = urllib.parse.urlsplit(target)
         asked = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         is_collection = method == "GET" and collection.match(url.path)
-        what = ("watch" if asked.get("watch") else "list") if is_collection else "other"
+        what = ("watch" if asked.get("watch") else "page" if "continue" in asked else "list") if is_collection else "other"
         log.write("%s %s %s %s\n" % (mode(), self.peer, what, url.path))
         while mode() == "hang":
             time.sleep(0.05)
@@ -81,9 +81,9 @@ class Client:
         if what == "watch" and (mode() in ("gone", "half") or asked.get("resourceVersion") in forgotten):
             forgotten.add(asked.get("resourceVersion"))
             return self.whole(410, status(410, "Gone"))
+        if what == "page" and mode() == "half":
+            return self.whole(410, status(410, "Expired"))
         if what == "list" and mode() == "half":
-            if "continue" in asked:
-                return self.whole(410, status(410, "Expired"))
             asked["limit"] = "2"
             target = url.path + "?" + urllib.parse.urlencode(asked)
         up = http.client.HTTPSConnection(address, 6443, context=upstream, timeout=None)

@@ -262,18 +262,5 @@ fn chain(error: &watcher::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mf_05_a_server_that_fails_is_asked_less_and_less_often_until_it_has_not_failed_for_a_while() {
-        let mut patience = Patience::new(WAIT_MAX);
-        let begin = Instant::now();
-        let waits: Vec<_> = (0..8).map(|_| patience.after_failure(begin)).collect();
-        assert!(waits.is_sorted_by(|a, b| *b >= *a / 2) && waits[7] >= WAIT_MAX / 2, "{waits:?}");
-        assert!(waits.iter().all(|wait| *wait <= WAIT_MAX), "{waits:?}");
-        // what succeeds between two failures is no news: a page, a list, a watch that holds for a moment
-        assert!(patience.after_failure(begin + WAIT_MAX) >= WAIT_MAX / 2);
-        assert!(patience.after_failure(begin + WAIT_MAX * 4 + LIST_SILENCE) <= WAIT_MIN, "then it begins anew");
-    }
-}
+#[path = "watch_tests.rs"]
+mod tests;

@@ -1,0 +1,75 @@
+//! When a watch waits, and when it begins anew.
+
+use std::sync::{Arc, Mutex};
+
+use kube::Config;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+
+#[test]
+fn mf_05_a_server_that_fails_is_asked_less_and_less_often_until_it_has_not_failed_for_a_while() {
+    let mut patience = Patience::new(WAIT_MAX);
+    let begin = Instant::now();
+    let waits: Vec<_> = (0..8).map(|_| patience.after_failure(begin)).collect();
+    assert!(waits.is_sorted_by(|a, b| *b >= *a / 2) && waits[7] >= WAIT_MAX / 2, "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait <= WAIT_MAX), "{waits:?}");
+    // what succeeds between two failures is no news: a page, a list, a watch that holds for a moment
+    assert!(patience.after_failure(begin + WAIT_MAX) >= WAIT_MAX / 2);
+    assert!(patience.after_failure(begin + WAIT_MAX * 4 + LIST_SILENCE) <= WAIT_MIN, "then it begins anew");
+}
+
+/// A server that gives every list another place, and forgets the first of them; what it was asked for.
+async fn forgetful() -> (Api<Raw>, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut version = 6;
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4_096];
+            let length = stream.read(&mut request).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let (code, body) = match (request.contains("watch=true"), request.contains("resourceVersion=7")) {
+                (false, _) => {
+                    version += 1;
+                    let metadata = format!("{{\"resourceVersion\":\"{version}\"}}");
+                    (200, format!("{{\"metadata\":{metadata},\"items\":[]}}"))
+                }
+                (true, true) => {
+                    (410, r#"{"kind":"Status","status":"Failure","code":410,"reason":"Expired"}"#.to_owned())
+                }
+                (true, false) => {
+                    let object = r#"{"metadata":{"name":"it","resourceVersion":"9"}}"#;
+                    (200, format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n"))
+                }
+            };
+            log.lock().unwrap().push(if request.contains("watch=true") { "watch" } else { "list" }.to_owned());
+            let head = format!("HTTP/1.1 {code} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).await.unwrap();
+        }
+    });
+    let client = Client::try_from(Config::new(url.parse().unwrap())).unwrap();
+    let namespaces = WATCHED.iter().find(|kind| kind.kind == "Namespace").unwrap();
+    (Api::all_with(client, &namespaces.resource()), asked)
+}
+
+#[tokio::test]
+async fn mf_05_a_watch_whose_place_is_forgotten_before_it_begins_lists_again() {
+    let (api, asked) = forgetful().await;
+    let mut watch = Watch::new(api, WAIT_MAX);
+    let until_news = async {
+        loop {
+            let (said, next) = watch.next().await.unwrap();
+            if matches!(said, Some(Ok(watcher::Event::Apply(_)))) {
+                return;
+            }
+            watch = next;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), until_news).await.expect("it goes on");
+    assert_eq!(*asked.lock().unwrap(), ["list", "watch", "list", "watch"]);
+}
