@@ -9,12 +9,11 @@ use anyhow::{Context as _, anyhow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::SpiffeId;
-use plan::PeerName;
+use plan::{PeerName, engine_suite};
 use wg::{LocalConfig, LocalKey, PeerConfig, PresharedKey, PublicKey, StaticSecret};
 
 use crate::config::TunnelConfig;
 use crate::datapath::{self, Order};
-use crate::node::engine_suite;
 
 /// The inner MTU: 1500 less IPv6, UDP and WireGuard headers.
 const MTU: usize = 1420;

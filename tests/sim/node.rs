@@ -10,8 +10,11 @@ use identity::{
     UnixTime, Verifier, wireguard_key,
 };
 use plan::view::{Event, MeshNode, Object, Pod, ReportedAttachment, RequestedKey};
-use plan::{BoundKey, ClusterView, Desired, Here, LocalAttachment, PeerName, RouteTable, RouteTarget, Standing};
-use wg::{Engine, LocalConfig, LocalKey, PeerConfig, PublicKey};
+use plan::{
+    BoundKey, ClusterView, Desired, Here, LocalAttachment, PeerName, RouteTable, RouteTarget, Standing, engine_peers,
+    engine_suite,
+};
+use wg::{Engine, LocalConfig, LocalKey, PublicKey};
 
 use crate::directory::{Entry, slice_bytes};
 
@@ -396,22 +399,4 @@ impl Daemon {
         };
         desired.locals.iter().map(config).collect()
     }
-}
-
-fn engine_suite(suite: Suite) -> wg::Suite {
-    match suite {
-        Suite::ChaCha20Poly1305 => wg::Suite::ChaCha20Poly1305,
-        Suite::Aes256Gcm => wg::Suite::Aes256Gcm,
-    }
-}
-
-fn engine_peers(desired: &Desired) -> BTreeMap<PeerName, PeerConfig> {
-    let peers = desired.peers.iter().map(|(name, remote)| {
-        let keys = remote.keys.iter().map(|(epoch, key)| (epoch.0, PublicKey::from(key.public_key))).collect();
-        let suites = remote.keys.iter().map(|(epoch, key)| (epoch.0, engine_suite(key.suite))).collect();
-        let allowed_ips = remote.addresses.iter().map(|ip| (*ip).into()).collect();
-        let endpoints = remote.endpoints.clone();
-        (name.clone(), PeerConfig { keys, suites, endpoints, allowed_ips, preshared_key: None })
-    });
-    peers.collect()
 }

@@ -31,6 +31,7 @@
 pub mod assign;
 pub mod desired;
 pub mod diff;
+pub mod engine;
 pub mod path;
 pub mod policies;
 pub mod step;
@@ -45,6 +46,7 @@ pub use desired::{
     RouteTarget, Standing,
 };
 pub use diff::{RouteKey, RouteSteps, route_steps, steps};
+pub use engine::{engine_peers, engine_suite, named_suite};
 pub use path::{Cause, Fate, follow};
 pub use step::Step;
 pub use view::{ClusterView, Event, Object, ObjectKey, Phase, ViewError};

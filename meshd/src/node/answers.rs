@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use plan::desired::Standing;
+use plan::named_suite;
 use serde_json::{Value, json};
 
 use super::Node;
-use super::keys::suite_name;
 use crate::cluster::Source;
 use crate::datapath::Totals;
 use crate::line_socket::Asked;
@@ -119,7 +119,7 @@ impl Node {
                 "addresses": remote.addresses,
                 "endpoint": newest.and_then(|s| s.endpoint).or(remote.endpoints.first().copied()),
                 "epoch": newest.map(|s| s.peer_epoch).or(remote.keys.keys().last().map(|e| e.0)),
-                "cipher": newest.and_then(|s| s.suite).map(suite_name),
+                "cipher": newest.and_then(|s| s.suite).map(|suite| named_suite(suite).name()),
                 "last_handshake_s": newest.and_then(|s| s.last_handshake).map(|age| age.as_secs()),
                 "tx_bytes": sessions.iter().map(|s| s.tx_bytes).sum::<u64>(),
                 "rx_bytes": sessions.iter().map(|s| s.rx_bytes).sum::<u64>(),

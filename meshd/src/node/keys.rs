@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use identity::key_ring::{Input, KeyRing};
 use identity::{Epoch, NodeSecret, SpiffeId, Suite, UnixTime, svid_public_key, svid_seed, wireguard_key};
-use plan::Desired;
 use plan::view::RequestedKey;
+use plan::{Desired, engine_suite};
 use wg::{LocalConfig, LocalKey, PublicKey};
 
 /// The key rings of all local identities; the keys themselves are derived when they are needed.
@@ -96,19 +96,5 @@ impl Keys {
         locals
             .map(|(id, local)| (id.clone(), LocalConfig { keys: config(id), addresses: local.addresses.clone() }))
             .collect()
-    }
-}
-
-/// A suite's name, for people.
-pub(super) fn suite_name(suite: wg::Suite) -> &'static str {
-    let known = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm].into_iter().find(|known| engine_suite(*known) == suite);
-    known.unwrap_or_default().name()
-}
-
-/// The engine's word for a suite.
-pub(crate) const fn engine_suite(suite: Suite) -> wg::Suite {
-    match suite {
-        Suite::ChaCha20Poly1305 => wg::Suite::ChaCha20Poly1305,
-        Suite::Aes256Gcm => wg::Suite::Aes256Gcm,
     }
 }

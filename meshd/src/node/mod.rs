@@ -18,9 +18,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use identity::{Epoch, JoinToken, NodeName, NodeSecret, UnixTime};
 use plan::desired::Standing;
-use plan::{ClusterView, Desired, Here, LocalAttachment, PeerName};
+use plan::{ClusterView, Desired, Here, LocalAttachment, PeerName, engine_peers};
 use tokio::sync::mpsc;
-use wg::{PeerConfig, PublicKey};
 
 use crate::cluster::kubernetes::ViewFile;
 use crate::cluster::{Cluster, Publish, Source, api};
@@ -35,7 +34,6 @@ pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
 use self::adopt::Outside;
 use self::keys::Keys;
-pub(crate) use self::keys::engine_suite;
 use self::policies::PolicyState;
 use self::trace::Trace;
 use self::trust::Trust;
@@ -369,15 +367,4 @@ fn join_token(config: &NodeConfig, files: &NodeFiles) -> anyhow::Result<Option<J
         files.pin_root(token.root())?;
     }
     Ok(token)
-}
-
-fn engine_peers(desired: &Desired) -> BTreeMap<PeerName, PeerConfig> {
-    let peers = desired.peers.iter().map(|(name, remote)| {
-        let keys = remote.keys.iter().map(|(epoch, key)| (epoch.0, PublicKey::from(key.public_key))).collect();
-        let suites = remote.keys.iter().map(|(epoch, key)| (epoch.0, engine_suite(key.suite))).collect();
-        let allowed_ips = remote.addresses.iter().map(|ip| (*ip).into()).collect();
-        let endpoints = remote.endpoints.clone();
-        (name.clone(), PeerConfig { keys, suites, endpoints, allowed_ips, preshared_key: None })
-    });
-    peers.collect()
 }
