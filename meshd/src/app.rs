@@ -15,6 +15,7 @@ use crate::kernel::Kernel;
 use crate::line_socket::LineSocket;
 use crate::log::Log;
 use crate::node::{Inputs, Node, wall};
+use crate::ready::ReadyFile;
 use crate::store::lock_dir;
 
 /// Questions that wait for the loop; more wait in their sockets.
@@ -33,10 +34,16 @@ pub(crate) fn run_node(config: NodeConfig) -> anyhow::Result<()> {
 async fn node_until_stopped(config: NodeConfig) -> anyhow::Result<()> {
     tracing::info!(?config, "Starting meshd node");
     let stop = stop_signal()?;
-    crate::start::check_node(&config).await?;
+    tokio::pin!(stop);
+    let mut ready = ReadyFile::new(config.ready_file.clone())?;
+    // held until everything else of this daemon is gone: then the next one may begin
+    let lock = tokio::select! {
+        lock = crate::start::await_turn(&config, &mut ready) => lock?,
+        () = &mut stop => return Ok(()),
+    };
     let (run_dir, cluster) = (config.run_dir.clone(), Cluster::open(&config.shared).await?);
     let metrics_address = config.shared.metrics_address;
-    let (mut node, data) = Node::open(config, &cluster).await?;
+    let (mut node, data) = Node::open(config, &cluster, &lock, ready).await?;
     let (cni_asked, cni) = mpsc::channel(QUESTIONS_MAX);
     let (admin_asked, admin) = mpsc::channel(QUESTIONS_MAX);
     let line_max = u64::try_from(::cni::wire::LINE_LENGTH_MAX).unwrap_or(u64::MAX);

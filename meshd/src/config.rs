@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// Takes everything of Weft away from this node: what `clean` does, the plugin, its entry in the network list, and
     /// the state folder.
     Uninstall(UninstallConfig),
+    /// Succeeds while the daemon of this container is ready: what a probe calls.
+    #[command(hide = true)]
+    Ready(ReadyConfig),
     /// Prints the CustomResourceDefinitions of Weft's kinds, as manifests/base/crds.yaml has them.
     Crds,
 }
@@ -128,6 +131,12 @@ pub(crate) struct NodeConfig {
     /// before. Needs manifests/components/startup-taint.
     #[arg(long, env = "WEFT_STARTUP_TAINT", conflicts_with = "directory")]
     pub(crate) startup_taint: bool,
+    /// Where another daemon serves this node, wait until it ends and go on in its place at once, instead of refusing to start.
+    #[arg(long, env = "WEFT_TAKE_OVER")]
+    pub(crate) take_over: bool,
+    /// File that is there while this daemon is ready: it serves this node, or waits to take over.
+    #[arg(long, env = "WEFT_READY_FILE", value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) install: InstallConfig,
 }
@@ -166,6 +175,14 @@ impl InstallConfig {
             run_dir: run_dir.to_owned(),
         })
     }
+}
+
+/// `meshd ready`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReadyConfig {
+    /// The file of `meshd node --ready-file`.
+    #[arg(long, env = "WEFT_READY_FILE", value_name = "FILE")]
+    pub(crate) ready_file: PathBuf,
 }
 
 /// `meshd uninstall`.

@@ -12,6 +12,7 @@ mod line_socket;
 mod log;
 mod metrics;
 mod node;
+mod ready;
 mod start;
 mod store;
 mod tunnel;
@@ -27,6 +28,7 @@ fn main() -> std::process::ExitCode {
         Command::Tunnel(config) => tunnel::run(&config),
         Command::Uninstall(config) => app::run_uninstall(&config),
         Command::Crds => app::run_crds(),
+        Command::Ready(config) => ready::ask(&config.ready_file),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

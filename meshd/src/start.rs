@@ -2,16 +2,18 @@
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::config::{ControllerConfig, NodeConfig};
 use crate::kernel;
-use crate::store::{NodeFiles, StoreError, open_private_dir, takes_files};
+use crate::ready::ReadyFile;
+use crate::store::{DirLock, NodeFiles, StoreError, lock_dir, open_private_dir, takes_files};
 
 /// Looks at everything that `meshd node` cannot do without.
 ///
 /// # Errors
 /// Something is missing; the message lists all of it.
-pub(crate) async fn check_node(config: &NodeConfig) -> anyhow::Result<()> {
+async fn check_node(config: &NodeConfig) -> anyhow::Result<()> {
     let mut problems: Vec<String> =
         kernel::missing(config.flows_per_pod).await.iter().map(ToString::to_string).collect();
     let mut note = |found: Vec<StoreError>| problems.extend(found.iter().map(ToString::to_string));
@@ -40,6 +42,39 @@ pub(crate) fn check_controller(config: &ControllerConfig) -> anyhow::Result<()> 
     let folders = folder_problems(&config.run_dir, config.shared.directory.as_deref());
     let problems: Vec<String> = state.iter().chain(&folders).map(ToString::to_string).collect();
     refuse("this controller", &problems)
+}
+
+/// How often a daemon that stands by looks whether the other one has ended.
+const TURN: Duration = Duration::from_millis(10);
+
+/// Waits until this node is this daemon's, and looks at what it cannot do without. One that stands by behind another counts as
+/// ready: whoever rolls the daemons may end the other one, which then is missed for as long as this one takes to begin.
+///
+/// # Errors
+/// Something is missing, or another daemon serves this node and is not to be followed.
+pub(crate) async fn await_turn(config: &NodeConfig, ready: &mut ReadyFile) -> anyhow::Result<DirLock> {
+    let state = &config.state_dir;
+    let mut lock = open_private_dir(state).and_then(|()| lock_dir(state));
+    if matches!(lock, Err(StoreError::Locked { .. })) {
+        if !config.take_over {
+            return Ok(lock?);
+        }
+        let missing = kernel::missing(config.flows_per_pod).await;
+        let mut problems: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        problems.extend(NodeFiles::problems(state, &config.node).iter().map(ToString::to_string));
+        refuse("this node", &problems)?;
+        ready.set(true)?;
+        tracing::info!("Another daemon serves this node: this one takes over when that ends");
+        while matches!(lock, Err(StoreError::Locked { .. })) {
+            tokio::time::sleep(TURN).await;
+            lock = lock_dir(state);
+        }
+        ready.set(false)?;
+        tracing::info!("The other daemon has ended");
+    }
+    // all that is missing is told at once
+    check_node(config).await?;
+    Ok(lock?)
 }
 
 fn refuse(who: &str, problems: &[String]) -> anyhow::Result<()> {

@@ -290,13 +290,7 @@ impl Runtime {
     /// Ends the daemon with a signal and keeps the lab from starting it again.
     pub fn daemon_down(&self, signal: &str) {
         run("kill", &["-STOP", &self.supervisor]);
-        run("kill", &[signal, &self.daemon()]);
-        // its parent is stopped and does not collect it: a zombie is as dead as can be
-        let stat = format!("/proc/{}/stat", self.daemon());
-        eventually("the daemon has ended", Duration::from_secs(10), || match std::fs::read_to_string(&stat) {
-            Ok(text) => text.contains(") Z ").then_some(()),
-            Err(_) => Some(()),
-        });
+        end(signal, &self.daemon());
     }
 
     /// Lets the lab start it again; a runtime that sees the new one.
@@ -309,6 +303,17 @@ impl Runtime {
         });
         Self { node: lab.node(name), ..self.clone() }
     }
+}
+
+/// Ends a process with a signal and waits until it has ended.
+pub fn end(signal: &str, process: &str) {
+    run("kill", &[signal, process]);
+    // nobody may collect it: a zombie is as dead as can be
+    let stat = format!("/proc/{process}/stat");
+    eventually("the process has ended", Duration::from_secs(10), || match std::fs::read_to_string(&stat) {
+        Ok(text) => text.contains(") Z ").then_some(()),
+        Err(_) => Some(()),
+    });
 }
 
 /// Waits for a started plugin.

@@ -41,6 +41,8 @@ pub(super) struct Attached {
     pub(super) ips: BTreeSet<IpAddr>,
     /// Absent for a sandbox that no manifest stands for.
     pub(super) pod: Option<PodRecord>,
+    /// The network of its ADD: a GC speaks for one network. Absent where it was written down before networks were.
+    pub(super) network: Option<String>,
 }
 
 /// A pod as it was when it was attached, for as long as its manifest is not at hand.
@@ -82,7 +84,7 @@ impl Node {
             }
             Call::Gc { valid } => {
                 let valid = valid.clone();
-                self.collect_garbage(&valid).map(|()| done)
+                self.collect_garbage(&question.conf.name, &valid).map(|()| done)
             }
             Call::Status => self.status().map(|()| done),
         };
@@ -144,7 +146,9 @@ impl Node {
         let ips = if named.is_empty() { link.ips } else { named };
         let order = self.attachments.records().values().map(|a| a.order).max().unwrap_or(0) + 1;
         let record = pod.as_ref().map(PodRecord::of);
-        let attached = Attached { order, netns: netns.clone(), link: link.name, mac: link.mac, ips, pod: record };
+        let network = Some(add.question.conf.name.clone());
+        let netns = netns.clone();
+        let attached = Attached { order, netns, link: link.name, mac: link.mac, ips, pod: record, network };
         self.attachments.save(attachment.container_id(), attachment.ifname(), attached).map_err(|error| {
             CniError::new(Code::IO_FAILURE, format!("the attachment cannot be written down: {error}"), "")
         })?;
@@ -271,9 +275,11 @@ impl Node {
         }
     }
 
-    /// Detaches everything that is not valid any more.
-    fn collect_garbage(&mut self, valid: &BTreeSet<Attachment>) -> Result<(), CniError> {
-        let stale: Vec<_> = self.attachments.records().keys().cloned().collect();
+    /// Detaches everything of a network that is not valid any more.
+    fn collect_garbage(&mut self, network: &str, valid: &BTreeSet<Attachment>) -> Result<(), CniError> {
+        let is_meant = |held: &Attached| held.network.as_deref().is_none_or(|name| name == network);
+        let records = self.attachments.records().iter();
+        let stale: Vec<_> = records.filter(|(_, held)| is_meant(held)).map(|(key, _)| key.clone()).collect();
         for (container, ifname) in stale {
             let Ok(attachment) = Attachment::new(&container, &ifname) else { continue };
             // an ADD that is just being answered is younger than the list

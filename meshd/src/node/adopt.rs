@@ -3,7 +3,7 @@
 //! What is known of them comes from libcni's own notes, which only root writes:
 //!
 //! ```text
-//! CACHE/results/<network>-<container>-<ifname>   {"kind":"cniCacheV1","containerId":…,"ifName":…,"netns":…,
+//! CACHE/results/<network>-<container>-<ifname>   {"kind":"cniCacheV1","containerId":…,"ifName":…,"netns":…,"networkName":…,
 //!                                                 "cniArgs":[["K8S_POD_UID",…],…],"result":{…}}
 //! ```
 //!
@@ -53,9 +53,16 @@ struct Note {
     container_id: String,
     if_name: String,
     netns: String,
+    #[serde(default = "unnamed")]
+    network_name: String,
     #[serde(default)]
     cni_args: Vec<(String, String)>,
     result: Value,
+}
+
+/// The name of a network that a note does not name.
+fn unnamed() -> String {
+    "adopted".to_owned()
 }
 
 impl Note {
@@ -80,7 +87,7 @@ impl Note {
             "ifname": self.if_name,
             "netns": self.netns,
             "args": args,
-            "config": {"cniVersion": version, "name": "adopted", "type": "mesh-cni", "prevResult": self.result},
+            "config": {"cniVersion": version, "name": self.network_name, "type": "mesh-cni", "prevResult": self.result},
         });
         question.to_string().into_bytes()
     }
@@ -232,5 +239,6 @@ mod tests {
         let question = cni::request::Question::decode(&found.line()).unwrap();
         assert_eq!(question.attachment().unwrap().container_id(), "c0ffee");
         assert_eq!(question.args.pod().unwrap().uid, Some("u1"));
+        assert_eq!(question.conf.name, "pods", "a GC of its network is about it");
     }
 }

@@ -28,7 +28,8 @@ use crate::datapath::{self, Order};
 use crate::install::Install;
 use crate::kernel::{Kernel, MARK_OUTER, Underlay};
 use crate::line_socket::Asked;
-use crate::store::{AttachmentStore, FloorStore, GuardStore, NodeFiles, RecentPairStore, Tombstones};
+use crate::ready::ReadyFile;
+use crate::store::{AttachmentStore, DirLock, FloorStore, GuardStore, NodeFiles, RecentPairStore, Tombstones};
 
 pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
@@ -49,7 +50,7 @@ const BURST_MAX: usize = 256;
 pub(crate) struct Node {
     config: NodeConfig,
     uid: String,
-    /// Secrets of this node, and the lock on its state folder.
+    /// Secrets of this node, and where they are.
     files: NodeFiles,
     token: Option<JoinToken>,
     view: ClusterView,
@@ -87,6 +88,7 @@ pub(crate) struct Node {
     /// Present where a runtime that uses libcni runs the pods.
     adopts: bool,
     outside: Outside,
+    ready: ReadyFile,
 }
 
 /// What the loop listens to.
@@ -121,8 +123,10 @@ impl Node {
     pub(crate) async fn open(
         config: NodeConfig,
         cluster: &Cluster,
+        lock: &DirLock,
+        ready: ReadyFile,
     ) -> anyhow::Result<(Self, mpsc::Receiver<datapath::Event>)> {
-        let files = NodeFiles::open(&config.state_dir, &config.node)?;
+        let files = NodeFiles::open(&config.state_dir, &config.node, lock)?;
         let token = if cluster.attests_nodes() { None } else { join_token(&config, &files)? };
         let pinned = files.pinned_root()?;
         let period = config.shared.rotation_period;
@@ -169,6 +173,7 @@ impl Node {
             greeted: false,
             adopts: cluster.attests_nodes(),
             outside: Outside::default(),
+            ready,
             config,
             uid,
             files,
@@ -227,6 +232,7 @@ impl Node {
             }
             self.settle_waiting().await;
             self.reconcile().await;
+            self.say_ready();
             for asked in admin.drain(..) {
                 self.answer_admin(asked, &inputs.source).await;
             }

@@ -79,6 +79,16 @@ impl Node {
         }
     }
 
+    /// Tells a probe whether this node carries packets and takes pods.
+    pub(super) fn say_ready(&mut self) {
+        const WHAT: &str = "readiness";
+        let is_ready = self.blocked_on().len() == usize::from(self.trouble.contains_key(WHAT));
+        match self.ready.set(is_ready) {
+            Ok(()) => drop(self.trouble.remove(WHAT)),
+            Err(error) => self.note_trouble(WHAT, &error),
+        }
+    }
+
     /// Whether the controller has taken this node in, with this very UID.
     pub(super) fn has_joined(&self) -> bool {
         let own = self.raw_nodes.get(&self.config.node);

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::atomic::remove_durably;
 use super::checked::{Kind, load, read_checked, save, write_checked};
 use super::error::{Damage, StoreError};
-use super::private::{DirLock, Privacy, lock_dir, open_private_dir, read_bounded, sweep, takes_files};
+use super::private::{DirLock, Privacy, open_private_dir, read_bounded, sweep, takes_files};
 
 const SECRET: Kind = Kind {
     name: "node-secret",
@@ -26,7 +26,7 @@ const KEPT_BYTES_MAX: u64 = 1 << 20;
 /// Length of a node UID in the secret's file: a UUID as text.
 const UID_LENGTH: usize = 36;
 
-/// A node's own files, and the lock on its state directory for as long as this lives. No `Debug`.
+/// A node's own files, in a state directory that this process holds the lock of. No `Debug`.
 pub(crate) struct NodeFiles {
     /// What every WireGuard key and SVID key of this node is derived from.
     pub(crate) secret: NodeSecret,
@@ -35,11 +35,10 @@ pub(crate) struct NodeFiles {
     /// The node's UID: random, made with the secret, so that a rebuilt node has another.
     pub(crate) uid: String,
     dir: PathBuf,
-    _lock: DirLock,
 }
 
 impl NodeFiles {
-    /// Opens a node's state directory; at the first start makes it and what it holds.
+    /// Opens what a node's state directory holds; at the first start makes it.
     ///
     /// The secret and the UID are one file, so that they cannot disagree. A crash between the files leaves a secret
     /// without a credential, which the next start makes; a credential without its secret is refused.
@@ -47,9 +46,7 @@ impl NodeFiles {
     /// # Errors
     /// A directory or file that others can get at, that is damaged, another node's, or not to be read or made; each
     /// with its path and the remedy. Nothing that is there is ever replaced.
-    pub(crate) fn open(state_dir: &Path, node: &NodeName) -> Result<Self, StoreError> {
-        open_private_dir(state_dir)?;
-        let lock = lock_dir(state_dir)?;
+    pub(crate) fn open(state_dir: &Path, node: &NodeName, _held: &DirLock) -> Result<Self, StoreError> {
         sweep(state_dir)?;
         for dir in ["attachments", "tombstones"] {
             open_private_dir(&state_dir.join(dir))?;
@@ -57,7 +54,7 @@ impl NodeFiles {
         let random = SystemRandom::new();
         let (uid, secret) = open_secret(state_dir, node, &random)?;
         let credential = open_credential(&state_dir.join("node.credential"), &uid, &random)?;
-        Ok(Self { secret, credential, uid, dir: state_dir.to_owned(), _lock: lock })
+        Ok(Self { secret, credential, uid, dir: state_dir.to_owned() })
     }
 
     /// Everything that would keep [`NodeFiles::open`] from its work, without making a key. Missing directories are made.

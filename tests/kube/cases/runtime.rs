@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Case;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ROOT};
 use crate::pod::peer_authentication;
 use crate::shell::eventually;
 
@@ -11,6 +11,7 @@ use crate::shell::eventually;
 pub const CASES: &[(&str, Case)] = &[
     ("cn_04_the_runtime_ends_a_sandbox_whose_namespace_is_gone", a_namespace_is_gone),
     ("cn_06_the_runtime_asks_for_the_status", the_runtime_asks),
+    ("cn_16_cnitool_and_the_runtime_leave_each_others_attachments", cnitool_beside_the_runtime),
 ];
 
 /// Where the node's list is.
@@ -88,4 +89,70 @@ fn the_runtime_asks(cluster: &Cluster) {
     let pods = cluster.pods("asked", true, &[("client", "n1"), ("server", "n2")]);
     pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
     cluster.delete_namespaces(&["asked"]);
+}
+
+/// A network of its own for cnitool on n2, with the plugins of the node's list.
+const TOOL_LIST: &str = "mkdir -p /run/tool; python3 - <<'P'\nimport json\nl=json.load(open('/etc/cni/net.d/10-pods.conflist'))\n\
+    l['name']='tool'\nb=l['plugins'][0]\nb['bridge']='cni8'\nb['ipam']={'type':'host-local','ranges':[[{'subnet':'10.98.0.0/24'}]]}\n\
+    json.dump(l,open('/run/tool/10-tool.conflist','w'))\nP\n\
+    sed 's/\"tool\"/\"pods\"/' /run/tool/10-tool.conflist >/run/tool/20-pods.conflist\n\
+    for n in tool1 tool2 tool3; do ip netns add $n; ip -n $n link set lo up; done";
+
+/// What a runtime whose libcni has GC says of its network: everything that it remembers, except for what is cnitool's.
+const GC: &str = "python3 - <<'P'\nimport glob,json,os,subprocess\nv=[]\nfor f in glob.glob('/var/lib/cni/results/pods-*'):\n\
+    \x20n=json.load(open(f))\n if not n['containerId'].startswith('cnitool-'): v.append({'containerID':n['containerId'],'ifname':n['ifName']})\n\
+    c={'cniVersion':'1.1.0','name':'pods','type':'mesh-cni','cni.dev/valid-attachments':v}\n\
+    e=dict(os.environ,CNI_COMMAND='GC',CNI_PATH='/opt/cni/bin')\n\
+    subprocess.run(['/opt/cni/bin/mesh-cni'],input=json.dumps(c).encode(),env=e,check=True)\nprint(len(v))\nP";
+
+fn cnitool_beside_the_runtime(cluster: &Cluster) {
+    let program = format!("{ROOT}/.tools/cnitool/cnitool");
+    assert!(std::path::Path::new(&program).exists(), "cnitool is not built: run scripts/setup test");
+    let pods = cluster.pods("beside", true, &[("client", "n1"), ("server", "n2")]);
+    cluster.apply(&peer_authentication("beside", "STRICT"));
+    let reaches = || pods.iter().flat_map(|pod| &pod.ips).all(|ip| pods[0].pings(*ip));
+    eventually("the pods reach each other", Duration::from_secs(10), || reaches().then_some(()));
+    let list = NewList(cluster);
+    cluster.must_on("n2", &versioned("1.1.0"));
+    cluster.must_on("n2", TOOL_LIST);
+    let tool = |verb: &str, network: &str, netns: &str| {
+        let line =
+            format!("NETCONFPATH=/run/tool CNI_PATH=/opt/cni/bin {program} {verb} {network} /run/netns/{netns} 2>&1");
+        cluster.on_node("n2", &["sh", "-c", &line])
+    };
+    let must = |verb: &str, network: &str, netns: &str| {
+        let output = tool(verb, network, netns);
+        assert!(output.status.success(), "{verb} {network} {netns}: {}", String::from_utf8_lossy(&output.stdout));
+    };
+    let held = |which: &str| {
+        let count = cluster.must_on("n2", &format!("ls /var/lib/weft/attachments | {which} || true"));
+        count.trim().parse::<u32>().expect("a number")
+    };
+    let (of_tool, of_runtime) = ("grep -c ^cnitool-", "grep -vc ^cnitool-");
+    let before = held(of_runtime);
+    assert!(before > 0 && held(of_tool) == 0, "{before} of the runtime");
+    // two of another network, and one of the pods' network that the runtime knows nothing of
+    for (network, netns) in [("tool", "tool1"), ("tool", "tool2"), ("pods", "tool3")] {
+        must("add", network, netns);
+        must("check", network, netns);
+        must("status", network, netns);
+    }
+    assert_eq!((held(of_tool), held(of_runtime)), (3, before));
+    // the runtime's GC takes what its network's list does not name, and nothing of the other network
+    let named = cluster.must_on("n2", GC);
+    assert_eq!(named.trim().parse::<u32>().expect("a number"), before, "the runtime remembers what is attached");
+    assert_eq!((held(of_tool), held(of_runtime)), (2, before));
+    assert!(!tool("check", "pods", "tool3").status.success(), "CHECK of what was collected");
+    for netns in ["tool1", "tool2"] {
+        must("check", "tool", netns);
+    }
+    assert!(reaches(), "a GC cut a pod off");
+    // cnitool's own: it names none, and so libcni ends all that it remembers of that network
+    let _no_list_for_us = tool("gc", "tool", "tool1");
+    assert_eq!((held(of_tool), held(of_runtime)), (0, before));
+    assert!(reaches(), "cnitool's GC cut a pod off");
+    must("del", "pods", "tool3");
+    cluster.must_on("n2", "for n in tool1 tool2 tool3; do ip netns del $n; done; ip link del cni8; rm -r /run/tool");
+    drop(list);
+    cluster.delete_namespaces(&["beside"]);
 }

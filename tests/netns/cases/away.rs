@@ -7,13 +7,14 @@ use serde_json::json;
 
 use super::cni::empty;
 use crate::lab::{Lab, MARKER, markers, namespace, peer_authentication, pod};
-use crate::runtime::{Called, Runtime, Sandbox, finish};
+use crate::runtime::{Called, Runtime, Sandbox, end, finish};
 use crate::shell::{eventually, run};
 
 pub const CASES: &[(&str, fn())] = &[
     ("cn_03_cn_06_a_dead_daemon_refuses_add_and_gets_its_dels_later", dead),
     ("cn_06_a_stopping_daemon_says_so_to_who_waits", stopping),
     ("cn_07_a_stopped_daemon_is_waited_for_only_so_long_and_keeps_no_ghost", hanging),
+    ("up_02_a_daemon_takes_over_from_the_one_that_ends", takes_over),
     ("cn_13_mf_08_a_disk_that_takes_nothing_refuses_add_and_lets_del_through", full_disk),
     ("mf_07_a_damaged_state_file_opens_nothing_and_stops_nobody_else", damaged_state),
     ("cn_14_mf_10_what_the_kernel_refuses_is_taken_back_and_tried_again", kernel_refuses),
@@ -299,4 +300,35 @@ fn state_files(state: &Path) -> Vec<std::path::PathBuf> {
         std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()).filter(|p| p.is_file()).collect()
     };
     [list(state), list(&state.join("attachments"))].concat()
+}
+
+/// A second daemon stands by; the first one ends, and the conversations of its pods go on within a moment.
+fn takes_over() {
+    let lab = Lab::of_four("nodes: 3");
+    let server = lab.ip("demo/server", false);
+    lab.pings_within("demo/client", server, Duration::from_secs(5));
+    let runtime = Runtime::of(&lab, "n1");
+    let words = std::fs::read_to_string(format!("/proc/{}/cmdline", runtime.daemon())).expect("the daemon runs");
+    let words: Vec<_> = words.split('\0').filter(|word| !word.is_empty()).collect();
+    let (ready, log) = (crate::lab::scratch("ready"), crate::lab::scratch("next.log"));
+    let talk = "import socket,sys,time\ns=socket.create_connection((sys.argv[1],8080),5)\nf=s.makefile('rb')\nend=time.time()+6\ngap=0\n\
+                while time.time()<end:\n b=time.time(); s.sendall(b'x\\n'); assert f.readline()==b'x\\n'; gap=max(gap,time.time()-b)\n time.sleep(0.02)\nprint(gap)";
+    let mut talk = lab.spawn("demo/client", &["python3", "-c", talk, &server.to_string()]);
+    let refused = runtime.shell(&format!("{} 2>&1", words.join(" ")));
+    assert!(refused.contains("another meshd"), "a second daemon that is not to follow starts: {refused}");
+    let next = format!("{} --take-over --ready-file {ready} >{log} 2>&1 & echo $!", words.join(" "));
+    let next = runtime.shell(&next);
+    eventually("it stands by", Duration::from_secs(5), || Path::new(&ready).exists().then_some(()));
+    assert!(runtime.mesh_status().success, "the first one serves");
+    runtime.daemon_down("-TERM");
+    eventually("the next one serves", Duration::from_secs(10), || runtime.mesh_status().success.then_some(()));
+    eventually("it says so", Duration::from_secs(2), || Path::new(&ready).exists().then_some(()));
+    assert!(talk.try_wait().expect("it is ours").is_none(), "the conversation was over before");
+    let output = talk.wait_with_output().expect("python3 ends");
+    let gap = String::from_utf8_lossy(&output.stdout).trim().parse::<f64>();
+    let gap = gap.unwrap_or_else(|_| panic!("the connection broke: {}", String::from_utf8_lossy(&output.stderr)));
+    println!("one daemon after the other: the longest wait was {gap:.2} s");
+    assert!(gap < 3.0, "{gap} s without an answer");
+    end("-TERM", next.trim());
+    runtime.daemon_up(&lab);
 }

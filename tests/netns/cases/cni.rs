@@ -295,6 +295,11 @@ fn garbage() {
         let called = runtime.call("GC", &conf, None);
         assert!(called.success, "{called:?}");
     };
+    // what another network's runtime says is not about these
+    let mut other = runtime.conf(1, None);
+    (other["name"], other["cni.dev/valid-attachments"]) = (json!("another"), json!([]));
+    assert!(runtime.call("GC", &other, None).success);
+    assert_eq!(runtime.attachments().len(), 3, "the GC of another network took attachments of this one");
     gc(&[&sandboxes[0]]);
     assert!(runtime.mesh("CHECK", &sandboxes[0], Some(&results[0])).success, "GC took what was listed");
     for (sandbox, result) in sandboxes.iter().zip(&results).skip(1) {

@@ -4,13 +4,19 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::store::lock_dir;
 
 fn node() -> NodeName {
     NodeName("n1".to_owned())
 }
 
 fn open(dir: &Path) -> Result<NodeFiles, StoreError> {
-    NodeFiles::open(dir, &node())
+    open_as(dir, &node())
+}
+
+fn open_as(dir: &Path, node: &NodeName) -> Result<NodeFiles, StoreError> {
+    open_private_dir(dir)?;
+    NodeFiles::open(dir, node, &lock_dir(dir)?)
 }
 
 fn refusal(dir: &Path) -> String {
@@ -41,7 +47,7 @@ fn a_restart_finds_the_same_node() {
 #[test]
 fn two_daemons_do_not_share_a_directory() {
     let dir = tempfile::tempdir().unwrap();
-    let _held = open(dir.path()).unwrap();
+    let _held = lock_dir(dir.path()).unwrap();
     assert!(refusal(dir.path()).contains("another meshd"));
 }
 
@@ -61,7 +67,7 @@ fn a_half_made_node_is_completed() {
 fn id_18_a_node_s_files_are_of_no_use_to_another_node() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
-    let error = NodeFiles::open(dir.path(), &NodeName("n2".to_owned())).err().unwrap();
+    let error = open_as(dir.path(), &NodeName("n2".to_owned())).err().unwrap();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
     // a credential beside a secret that it was not made with
     fs::remove_file(dir.path().join("node.secret")).unwrap();
