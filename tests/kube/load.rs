@@ -37,13 +37,6 @@ impl Pod {
         self.load(include_str!("load/until_cut.py"), &[&to.to_string(), &seconds.to_string()])
     }
 
-    /// A DNS server on one address of the pod, which knows these names (`name=ip,ip`).
-    pub fn resolver(&self, at: IpAddr, names: &[String]) -> Load {
-        let at = at.to_string();
-        let words: Vec<_> = [at.as_str()].into_iter().chain(names.iter().map(String::as_str)).collect();
-        self.load(include_str!("load/resolver.py"), &words)
-    }
-
     /// Starts a Python program in the pod's network; it says "up" when it is.
     pub fn load(&self, program: &str, words: &[&str]) -> Load {
         let mut child = self.spawn(&[&["python3", "-c", program], words].concat());

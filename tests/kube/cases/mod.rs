@@ -5,6 +5,7 @@ mod faults;
 mod figures;
 mod host;
 mod modes;
+mod names;
 mod objects;
 mod packages;
 mod people;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         people::CASES,
         packages::CASES,
         services::CASES,
+        names::CASES,
         start::CASES,
         host::CASES,
         policy::CASES,
