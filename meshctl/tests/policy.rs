@@ -158,6 +158,9 @@ spec:
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: wide, namespace: shop},
  spec: {podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80, endPort: 90}]}, {from: [{podSelector: {}}], ports: [{port: 85}]}]}}
 ---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: slip, namespace: shop},
+ spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelectr: {}}, {podSelector: {matchLabels: {app: cart}}}]}]}}
+---
 {apiVersion: weft.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {name: http, namespace: shop},
  spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}}
 ---
@@ -191,6 +194,7 @@ kind: [
             "AuthorizationPolicy shop/http",
             "spec.rules[0].to[0].operation.methods: it would take reading HTTP",
         );
+        has("not_used", "NetworkPolicy shop/slip", "spec.ingress[0].from[0].podSelectr: this field is not known here");
         has("not_used", "", "");
         assert!(findings.iter().filter(|f| f.0 == "shadowed").all(|f| f.1.ends_with("wide")), "{findings:#?}");
     }
