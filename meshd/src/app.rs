@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
+use crate::clock::wall;
 use crate::cluster::Cluster;
 use crate::config::{CleanConfig, ControllerConfig, NodeConfig, SharedConfig, UninstallConfig};
 use crate::controller::ca::EmbeddedCa;
@@ -14,7 +15,7 @@ use crate::controller::{Controller, Parts};
 use crate::kernel::Kernel;
 use crate::line_socket::LineSocket;
 use crate::log::Log;
-use crate::node::{Inputs, Node, wall};
+use crate::node::{Inputs, Node};
 use crate::ready::ReadyFile;
 use crate::store::lock_dir;
 

@@ -1,6 +1,7 @@
 //! The Weft daemon: `meshd node` and `meshd controller`.
 
 mod app;
+mod clock;
 mod cluster;
 mod config;
 mod controller;

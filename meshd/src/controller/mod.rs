@@ -25,10 +25,10 @@ use self::issuer::Issuer;
 use self::issuing::Issued;
 use self::outside::Outside;
 use self::registry::{Claim, Registry};
+use crate::clock::wall;
 use crate::cluster::{Event, Lead, Manifest, Publish, Source, api};
 use crate::line_socket::Asked;
 use crate::metrics;
-use crate::node::wall;
 use crate::store::{self, DirLock, Kind};
 
 const REGISTRY: Kind = Kind {

@@ -13,14 +13,15 @@ mod trust;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use identity::{Epoch, JoinToken, NodeName, NodeSecret, UnixTime};
+use identity::{Epoch, JoinToken, NodeName, NodeSecret};
 use plan::desired::Standing;
 use plan::{ClusterView, Desired, Here, LocalAttachment, PeerName, engine_peers};
 use tokio::sync::mpsc;
 
+use crate::clock::wall;
 use crate::cluster::kubernetes::ViewFile;
 use crate::cluster::{Cluster, Publish, Source, api};
 use crate::config::NodeConfig;
@@ -36,6 +37,7 @@ use self::admission::{Attached, WaitingAdd};
 use self::adopt::Outside;
 use self::keys::Keys;
 use self::policies::PolicyState;
+use self::refused::Refused;
 use self::trace::Trace;
 use self::trust::Trust;
 
@@ -57,6 +59,7 @@ pub(crate) struct Node {
     /// Counts the view's changes.
     view_number: u64,
     policies: PolicyState,
+    refused: Refused,
     trace: Option<Trace>,
     raw_nodes: BTreeMap<NodeName, Box<api::MeshNode>>,
     raw_slices: BTreeMap<NodeName, api::MeshEndpointSlice>,
@@ -97,11 +100,6 @@ pub(crate) struct Inputs {
     pub(crate) cni: mpsc::Receiver<Asked>,
     pub(crate) admin: mpsc::Receiver<Asked>,
     pub(crate) data: mpsc::Receiver<datapath::Event>,
-}
-
-/// Wall-clock time, which certificates and epochs are about.
-pub(crate) fn wall() -> UnixTime {
-    UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
 /// What the data path is made with.
@@ -157,6 +155,7 @@ impl Node {
             view: ClusterView::default(),
             view_number: 0,
             policies: PolicyState::default(),
+            refused: Refused::default(),
             trace: None,
             raw_nodes: BTreeMap::new(),
             raw_slices: BTreeMap::new(),

@@ -7,8 +7,6 @@ use plan::{ClusterView, Here, LocalAttachment, policies};
 use policy::nft::{self, Program, Scribe};
 use policy::{Compiler, Policies, RuleSet};
 
-use super::refused::Refused;
-
 /// What the rules were compiled from, and the rules.
 #[derive(Default)]
 pub(super) struct PolicyState {
@@ -18,7 +16,6 @@ pub(super) struct PolicyState {
     /// What the judge reads, so that a refusal can be explained.
     rules: RuleSet,
     program: Program,
-    pub(super) refused: Refused,
 }
 
 /// What rules depend on, as far as it is cheap to compare.

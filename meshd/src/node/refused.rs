@@ -59,35 +59,29 @@ impl Why {
     }
 }
 
-impl PolicyState {
-    /// Why a flow is refused, as the judge says it of this node's side.
-    fn explain(&self, flow: &SeenFlow) -> Option<Why> {
-        let (source, destination) = (flow.source.parse().ok()?, flow.destination.parse().ok()?);
-        let protocol = protocol_number(&flow.protocol)?;
-        let port = policy::Protocol::of_number(protocol).map(|_| flow.port);
-        let proven = self.is_proven(source, destination);
-        let judged = |proven| {
-            let (source, destination) = (self.rules().end(source), self.rules().end(destination));
-            self.rules().judge(&Flow { source, destination, protocol, port, proven })
-        };
-        // what is refused although members may is refused for want of proof
-        let verdicts = [proven, false].map(judged);
-        verdicts.iter().find(|verdict| !verdict.is_allowed()).map(Why::of)
-    }
+/// Why a flow is refused, as the judge says it of this node's side.
+fn explain(policies: &PolicyState, flow: &SeenFlow) -> Option<Why> {
+    let (source, destination) = (flow.source.parse().ok()?, flow.destination.parse().ok()?);
+    let protocol = protocol_number(&flow.protocol)?;
+    let port = policy::Protocol::of_number(protocol).map(|_| flow.port);
+    let (rules, proven) = (policies.rules(), policies.is_proven(source, destination));
+    let judged = |proven| {
+        let (source, destination) = (rules.end(source), rules.end(destination));
+        rules.judge(&Flow { source, destination, protocol, port, proven })
+    };
+    // what is refused although members may is refused for want of proof
+    let verdicts = [proven, false].map(judged);
+    verdicts.iter().find(|verdict| !verdict.is_allowed()).map(Why::of)
+}
 
+impl Refused {
     /// The reason that holds for the last packet of a flow.
-    fn why(&self, flow: &SeenFlow) -> Option<Why> {
-        let told = self.refused.told.get(&key(flow));
+    fn why(&self, policies: &PolicyState, flow: &SeenFlow) -> Option<Why> {
+        let told = self.told.get(&key(flow));
         match told {
             Some(told) if told.count == flow.count => told.why.clone(),
-            _ => self.explain(flow).or_else(|| told.and_then(|told| told.why.clone())),
+            _ => explain(policies, flow).or_else(|| told.and_then(|told| told.why.clone())),
         }
-    }
-
-    /// Who has this address.
-    fn workload_at(&self, text: &str) -> Option<String> {
-        let end = self.rules().end(text.parse().ok()?);
-        end.workload.map(|workload| workload.to_string())
     }
 }
 
@@ -107,16 +101,16 @@ impl Node {
     /// Tells of flows that were refused since the last look: one line each, with both identities, the policy and the rule.
     pub(super) async fn tell_refused(&mut self) {
         match self.kernel.policy_refused().await {
-            Ok(packets) if packets == self.policies.refused.packets => return,
-            Ok(packets) => self.policies.refused.packets = packets,
+            Ok(packets) if packets == self.refused.packets => return,
+            Ok(packets) => self.refused.packets = packets,
             Err(error) => return tracing::debug!(%error, "Counters cannot be read"),
         }
         let Ok(flows) = self.kernel.policy_denied().await else { return };
         let mut told = BTreeMap::new();
         let mut fresh = 0_usize;
         for flow in &flows {
-            let why = self.policies.why(flow);
-            let before = self.policies.refused.told.get(&key(flow));
+            let why = self.refused.why(&self.policies, flow);
+            let before = self.refused.told.get(&key(flow));
             if before.is_none_or(|told| told.count > flow.count) {
                 fresh += 1;
                 if fresh <= LINES_MAX {
@@ -128,7 +122,7 @@ impl Node {
         if let Some(untold) = fresh.checked_sub(LINES_MAX).filter(|untold| *untold > 0) {
             tracing::warn!(untold, "More flows were refused by policy");
         }
-        self.policies.refused.told = told;
+        self.refused.told = told;
     }
 
     fn tell(&self, flow: &SeenFlow, why: Option<&Why>) {
@@ -151,14 +145,14 @@ impl Node {
     }
 
     fn refused_row(&self, flow: &SeenFlow) -> Value {
-        let why = self.policies.why(flow);
+        let why = self.refused.why(&self.policies, flow);
         let why = why.as_ref();
         json!({
             "source": flow.source,
-            "source_workload": self.policies.workload_at(&flow.source),
+            "source_workload": self.workload_at(&flow.source),
             "source_identity": self.identity_at(&flow.source),
             "destination": flow.destination,
-            "destination_workload": self.policies.workload_at(&flow.destination),
+            "destination_workload": self.workload_at(&flow.destination),
             "destination_identity": self.identity_at(&flow.destination),
             "protocol": flow.protocol,
             "port": flow.port,
@@ -169,6 +163,12 @@ impl Node {
             "policy": why.and_then(|why| why.policy.clone()),
             "rule": why.and_then(|why| why.rule),
         })
+    }
+
+    /// Who has this address.
+    fn workload_at(&self, text: &str) -> Option<String> {
+        let end = self.policies.rules().end(text.parse().ok()?);
+        end.workload.map(|workload| workload.to_string())
     }
 
     /// Who has a key at this address, as far as this node knows.

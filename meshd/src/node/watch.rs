@@ -3,7 +3,8 @@
 use identity::NodeName;
 use plan::view::{Event as ViewEvent, Object};
 
-use super::{Node, wall};
+use super::Node;
+use crate::clock::wall;
 use crate::cluster::{Event, Manifest};
 use crate::datapath;
 use crate::store::RecentPair;

@@ -11,7 +11,7 @@ use plan::view::Object;
 use super::super::{Event, Manifest, Refusal};
 use super::cache::{Kept, ViewFile};
 use super::gather::{Gather, Heard};
-use crate::node::wall;
+use crate::clock::wall;
 
 /// A server that refuses connections is waited for so long before the last known view stands in: it may be restarting too.
 const REFUSED_WAIT: Duration = Duration::from_secs(2);
