@@ -265,6 +265,10 @@ impl Outer {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use linux::netns::Netns;
+
     use super::*;
     use crate::datapath::counters::Totals;
 
@@ -274,7 +278,10 @@ mod tests {
     fn a_family_whose_link_refuses_batches_goes_singly_for_a_while() {
         let start = Instant::now();
         let counters = Arc::new(Counters::default());
-        let udp = Udp::bind(0, 0).expect("a port");
+        let netns = Netns::create().expect("these tests need root: run them under `unshare -rnm`");
+        let up = || Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
+        assert!(netns.within(up).expect("a namespace").success());
+        let udp = netns.within(|| Udp::bind(0, 0)).expect("a namespace").expect("a port");
         let to = SocketAddr::new([127, 0, 0, 1].into(), udp.port());
         let mut outer = Outer::new(udp, true, Arc::clone(&counters), start);
         assert!(outer.sends_batches(Family::V4));

@@ -108,11 +108,10 @@ mod tests {
     #[test]
     fn segments_are_told_apart_and_the_table_is_bounded() {
         let (mut repeats, start) = (Repeats::new(), Instant::now());
-        for round in 0..10 {
-            let now = start + Duration::from_millis(200 * round);
-            // a stream that goes on: no sequence number comes twice
-            let sequence = u8::try_from(round).unwrap();
-            assert!(!repeats.notes(&tcp(TCP, sequence), now));
+        // a stream that goes on: no sequence number comes twice, though there are more of them than places
+        for sequence in 0..=u8::MAX {
+            let now = start + Duration::from_millis(100 * u64::from(sequence));
+            assert!(!repeats.notes(&tcp(TCP, sequence), now), "{sequence}");
         }
         assert!(!repeats.notes(&[], start) && !repeats.notes(&[0x45], start));
     }

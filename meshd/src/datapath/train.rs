@@ -153,6 +153,21 @@ mod tests {
         assert_eq!(apart, without_id(packets));
     }
 
+    /// What nothing can follow does not wait for what comes next.
+    #[test]
+    fn a_full_train_and_one_with_a_shorter_last_packet_are_closed() {
+        for (length, count) in [(64_000, RUN_MAX), (1500, 3)] {
+            let (packet, offload) = segment(7, length, 640);
+            let packets = cut(&packet, &offload);
+            let mut train = Train::new();
+            train.begin(&packets[0]);
+            for packet in &packets[1..count] {
+                assert!(train.is_open() && train.join(packet));
+            }
+            assert!(!train.is_open(), "{count} of {length} bytes");
+        }
+    }
+
     #[test]
     fn flows_that_alternate_stay_in_order() {
         let [(a, offload), (b, _)] = [segment(7, 3000, 1000), segment(8, 3000, 1000)];

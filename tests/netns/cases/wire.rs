@@ -298,8 +298,17 @@ fn traffic_class() {
     let seal = |text: &str| lab.must("node/n2", &["nft", text]);
     seal(
         "add table netdev congested; add chain netdev congested in { type filter hook ingress device \"eth0\" priority 0; }; \
-         add rule netdev congested in udp dport 51840 ip ecn set ce; add rule netdev congested in udp dport 51840 ip dscp 1-63 counter drop",
+         add rule netdev congested in udp dport 51840 ip dscp 1-63 counter drop; \
+         add rule netdev congested in udp dport 51840 ip ecn != not-ect ip ecn set ce",
     );
+    for to in lab.ips("demo/server") {
+        // a router marks what says outside, too, that its sender understands marks
+        for (sent, arrives) in [(0xb8, 0xb8), (0xb9, 0xbb), (0xb2, 0xb3)] {
+            send(to, sent);
+            assert_eq!(seen.next(), Some(arrives.to_string()), "to {to}, over a router that is congested");
+        }
+    }
+    seal("add rule netdev congested in udp dport 51840 ip ecn set ce");
     for to in lab.ips("demo/server") {
         for (sent, arrives) in [(0xb9, 0xbb), (0xb2, 0xb3)] {
             // its sender could not see the mark: it is dropped
