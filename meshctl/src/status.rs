@@ -71,9 +71,15 @@ fn text(status: &Status) -> String {
         ]));
     }
     add(&mut text, &screen::table(&rows));
-    if !status.drops.is_empty() {
-        let drops: Vec<String> = status.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
-        add(&mut text, &format!("\n  Packets dropped: {}", drops.join(", ")));
+    // counted among the drops, and none
+    let (passed, dropped): (Vec<_>, Vec<_>) =
+        status.drops.iter().partition(|(reason, _)| ["plaintext_accepted", "audited"].contains(&reason.as_str()));
+    for (what, counts) in [("Packets dropped", dropped), ("Let through and counted", passed)] {
+        if counts.is_empty() {
+            continue;
+        }
+        let counts: Vec<String> = counts.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+        add(&mut text, &format!("\n  {what}: {}", counts.join(", ")));
     }
     flows(&mut text, "Clear text refused, because the workload is STRICT", &status.denied);
     flows(&mut text, "Clear text accepted, because the workload is PERMISSIVE", &status.clear_seen);

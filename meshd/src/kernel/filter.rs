@@ -12,7 +12,7 @@ use plan::{Filter, Pin};
 use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER, MARK_OUTSIDER, flows};
 
 /// What the forward and output hooks count, in table `inet weft`.
-pub(super) const COUNTERS: [&str; 9] = [
+pub(super) const COUNTERS: [&str; 10] = [
     "plaintext_denied",
     "plaintext_from_keyed",
     "plaintext_accepted",
@@ -22,6 +22,7 @@ pub(super) const COUNTERS: [&str; 9] = [
     "unpinned",
     "loop",
     "flows_exceeded",
+    "source_routed",
 ];
 /// What the pins count, in table `netdev weft`.
 pub(super) const PIN_COUNTERS: [&str; 3] = ["spoofed_source", "forged_discovery", "not_ip"];
@@ -261,12 +262,16 @@ fn hooks(tun: &str) -> String {
         };
         [guard("saddr"), guard("daddr")].concat()
     });
+    // their destination is a lie until this hook is over (RFC 791 section 3.1): a node that follows them would be a way
+    // round every rule about destinations
+    let source_routes =
+        ["lsrr", "ssrr"].map(|kind| format!("ip option {kind} exists counter name source_routed drop\n")).concat();
     let early = [guarded.concat(), early.concat()].concat();
     line(
         &mut text,
         format_args!(
             "chain forward {{\ntype filter hook forward priority -5; policy drop;\n\
-             iifname \"{tun}\" oifname \"{tun}\" counter name loop drop\n\
+             {source_routes}iifname \"{tun}\" oifname \"{tun}\" counter name loop drop\n\
              iifname \"{tun}\" accept\noifname \"{tun}\" accept\n{member4}{member6}{early}{judge}accept\n}}"
         ),
     );

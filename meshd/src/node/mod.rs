@@ -117,7 +117,7 @@ fn data_path(config: &NodeConfig, mesh_mtu: u32) -> datapath::Config {
 
 impl Node {
     /// Opens everything that outlives the daemon, starts the data thread, and makes the kernel ready. What can be
-    /// missing was looked at before ([`crate::start::check_node`]).
+    /// missing was looked at before ([`crate::start::await_turn`]).
     pub(crate) async fn open(
         config: NodeConfig,
         cluster: &Cluster,

@@ -9,6 +9,7 @@ mod modes;
 mod mtu;
 mod offload;
 mod policy;
+mod policy_crafted;
 mod policy_emptied;
 mod policy_errors;
 mod policy_exceptions;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(leaks::CASES);
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy::CASES);
+    all.extend_from_slice(policy_crafted::CASES);
     all.extend_from_slice(policy_emptied::CASES);
     all.extend_from_slice(policy_errors::CASES);
     all.extend_from_slice(policy_exceptions::CASES);

@@ -195,13 +195,21 @@ impl Router {
 
     /// Whether the packet comes out again: the kernel forwards it while it is handed over.
     pub fn passes(&self, packet: &[u8]) -> bool {
+        let payload = |bytes: &[u8]| bytes[if bytes[0] >> 4 == 4 { 20 } else { 40 }..].to_vec();
+        self.gives_out(packet, |out| out.len() == packet.len() && payload(out) == payload(packet))
+    }
+
+    /// Whether it does, with its options changed and its destination: what an IPv4 router does on the way.
+    pub fn forwards(&self, packet: &[u8]) -> bool {
+        self.gives_out(packet, |out| out.len() == packet.len() && out[12..16] == packet[12..16])
+    }
+
+    fn gives_out(&self, packet: &[u8], is_it: impl Fn(&[u8]) -> bool) -> bool {
         self.tun.send(&[IoSlice::new(&[0; HEADER_BYTES]), IoSlice::new(packet)]).expect("the device takes packets");
         let mut buffer = vec![0; linux::tun::PACKET_BYTES_MAX];
         let mut found = false;
         while let Some(length) = self.tun.recv(&mut buffer).expect("the device gives packets") {
-            let out = &buffer[HEADER_BYTES..length];
-            let payload = |bytes: &[u8]| bytes[if bytes[0] >> 4 == 4 { 20 } else { 40 }..].to_vec();
-            found |= out.len() == packet.len() && payload(out) == payload(packet);
+            found |= is_it(&buffer[HEADER_BYTES..length]);
         }
         found
     }
