@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
-use crate::install::manifest;
+use crate::manifests::manifest;
 
 /// One place of a manifest that a value decides: the lines as they are, and the lines of the template.
 struct Place {

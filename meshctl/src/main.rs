@@ -10,6 +10,7 @@ mod install;
 mod interrupt;
 mod kubectl;
 mod lab;
+mod manifests;
 mod node;
 mod peers;
 mod policy;
