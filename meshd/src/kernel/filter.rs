@@ -284,10 +284,12 @@ fn hooks(tun: &str) -> String {
             !MARK_MASK
         ),
     );
+    // after the last routing decision: a Service's address that is translated in the output hook leads elsewhere than before
     line(
         &mut text,
         format_args!(
-            "chain output {{\ntype filter hook output priority -5; policy accept;\n\
+            "chain output {{\ntype filter hook postrouting priority -5; policy accept;\n\
+             fib saddr type != local accept\n\
              meta mark and {MARK_MASK:#010x} == {MARK_OUTER:#010x} accept\n\
              oifname \"{tun}\" accept\n\
              ip daddr @keyed4 counter name downgrade_prevented drop\n\

@@ -11,6 +11,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("pl_03_f25_a_pod_that_sends_before_it_is_attached_leaks_nothing", sends_before_attached),
     ("pl_07_pl_10_mode_flapping_and_crashes_leak_nothing", flapping_and_crashes),
     ("pl_13_an_address_that_moves_to_another_pod_takes_no_packet_with_it", address_moves),
+    ("pl_21_a_nodes_own_call_of_a_service_goes_through_the_mesh", a_node_calls_a_service),
     ("t12_flushed_rules_and_filter_are_put_back_and_leak_nothing", flushed_state),
 ];
 
@@ -178,4 +179,35 @@ fn flushed_state() {
         }
     }
     assert_eq!(markers(&capture.stop()), 0);
+}
+
+/// What kube-proxy does for a node's own process: the Service's address is translated after the first routing decision.
+fn a_node_calls_a_service() {
+    let lab = Lab::of_four("nodes: 3");
+    lab.put("mode.yaml", &peer_authentication("demo", "STRICT"));
+    let services = ["10.111.0.1", "fd11::1"];
+    for (ip, service) in lab.ips("demo/server").into_iter().zip(services) {
+        lab.pings_within("node/n1", ip, Duration::from_secs(5));
+        let family = if ip.is_ipv6() { "ip6" } else { "ip" };
+        let rules = format!(
+            "ip route add {service} dev eth0; nft 'add table {family} service; add chain {family} service out {{ type nat hook output priority -100; }}; \
+             add rule {family} service out {family} daddr {service} tcp dport 8080 dnat to {ip}'"
+        );
+        lab.must("node/n1", &["sh", "-ec", &rules]);
+        let capture = lab.capture();
+        let said = lab.tcp_echo("node/n1", service.parse().expect("an address"), 8080, MARKER);
+        assert_eq!(said.as_deref(), Some(MARKER), "{service}");
+        assert_eq!(markers(&capture.stop()), 0, "{service} in clear text");
+    }
+    // somebody's rule before ours leads to the wire: the node's own packets do not go there, translated or not
+    let server = lab.ip("demo/server", false);
+    lab.must("node/n1", &["ip", "rule", "add", "pref", "100", "lookup", "main"]);
+    let capture = lab.capture();
+    for to in [server, "10.111.0.1".parse().expect("an address")] {
+        let before = lab.drops("n1", "downgrade_prevented");
+        assert_eq!(lab.tcp_echo("node/n1", to, 8080, MARKER), None);
+        assert_eq!(lab.udp_echo("node/n1", server, 8080, MARKER), None);
+        assert!(lab.drops("n1", "downgrade_prevented") > before, "what went to {to} was not dropped here");
+    }
+    assert_eq!(markers(&capture.stop()), 0, "a node's own packets in clear text");
 }
