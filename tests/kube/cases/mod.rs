@@ -7,6 +7,7 @@ mod host;
 mod modes;
 mod names;
 mod objects;
+mod order;
 mod packages;
 mod people;
 mod pods;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         runtime::CASES,
         workloads::CASES,
         pods::CASES,
+        order::CASES,
         faults::CASES,
         wrong_answers::CASES,
         figures::WITH,
