@@ -1,4 +1,4 @@
-//! A world of many pods and policies: what `scripts/measure policy` compiles.
+//! A world of many pods and policies, as manifests: what `scripts/measure policy` compiles itself, and gives to a lab.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -43,6 +43,24 @@ impl Load {
         if pod < NAMESPACES * SLOTS { HERE.to_owned() } else { format!("far{}", pod % 3) }
     }
 
+    /// Manifests of namespaces and pods; they are on nodes that nobody runs, except those [`HERE`].
+    pub fn world_manifests(&self) -> Vec<Value> {
+        let namespaces = (0..NAMESPACES).map(|number| {
+            let labels = json!({"weft.dev/mesh": "disabled"});
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": Self::namespace(number), "labels": labels}})
+        });
+        let pods = (0..self.pods).map(|pod| {
+            let ips: Vec<_> = Self::addresses(pod).iter().map(|ip| json!({"ip": ip})).collect();
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": format!("p{pod}"), "namespace": Self::namespace(pod), "labels": self.labels(pod)},
+                "spec": {"nodeName": Self::node(pod), "containers": [{"name": "main"}]},
+                "status": {"phase": "Running", "podIPs": ips},
+            })
+        });
+        namespaces.chain(pods).collect()
+    }
+
     /// The manifest of a policy; of another `version` it lets another ten in.
     pub fn policy(&self, number: usize, version: usize) -> Value {
         let groups = self.pods / MEMBERS_EACH;
@@ -59,7 +77,11 @@ impl Load {
         })
     }
 
-    /// All policies, as the compiler takes them.
+    pub fn policy_manifests(&self) -> Vec<Value> {
+        (0..self.policies).map(|number| self.policy(number, 0)).collect()
+    }
+
+    /// The same, as the compiler takes it.
     pub fn policies(&self) -> Policies {
         let all = (0..self.policies).map(|number| self.parsed(number, 0).into());
         Policies { network: all.collect(), ..Policies::default() }
@@ -84,4 +106,9 @@ impl Load {
         };
         World { workloads: (0..self.pods).map(workload).collect(), ..World::default() }
     }
+}
+
+/// Manifests as one file.
+pub fn documents(all: &[Value]) -> String {
+    all.iter().map(|value| format!("{value}\n---\n")).collect()
 }

@@ -1,4 +1,4 @@
-//! Policies by the thousand: compiled and applied, and changed one by one.
+//! Policies by the thousand: compiled and applied, changed one by one, followed by a node, and what they cost a packet.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use policy::nft::{Here, Program, Scribe};
 use policy::{Compiler, Policies, World};
 
-use crate::policies::{HERE, Load};
+use crate::lab::Lab;
+use crate::policies::{HERE, Load, documents};
 use crate::report::Report;
+use crate::sections::{Prober, memory, monotonic};
 use crate::shell::run;
 
 /// 10,000 policies, each of which lets ten pods in: 100,000 members of selectors.
@@ -69,4 +71,71 @@ fn compiled(report: &mut Report) {
     report.spread("one change among 10k: applied by nft", applying, "ms", (None, None));
     report.spread("one change among 10k: script", sizes, "kB", (None, None));
     run("nft", &["flush", "ruleset"]);
+}
+
+/// 1,000 pods that only manifests know, 250 of them on the node that is looked at, and as many policies; a real pod is let in or not.
+pub fn followed(report: &mut Report) {
+    let few = Load { pods: 1_000, policies: 1_000 };
+    let lab = Lab::of_four("nodes: 3");
+    let supervisor = lab.status()["supervisor"]["pid"].to_string();
+    let directory = lab.directory();
+    let pid = lab.node("n1")["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the daemon runs");
+    let prober = Prober::start(&lab, "plain/client", "plain/server");
+    prober.next();
+    // the lab would make sandboxes for all pods of its nodes
+    run("kill", &["-STOP", &supervisor]);
+    let put = |text: &str| {
+        std::fs::write(format!("{directory}/.probe"), text).expect("it takes files");
+        std::fs::rename(format!("{directory}/.probe"), format!("{directory}/probe.yaml")).expect("a rename");
+    };
+    std::fs::write(format!("{directory}/load-world.yaml"), documents(&few.world_manifests())).expect("it takes files");
+    let policies = |load: &Load| {
+        for (number, policy) in load.policy_manifests().iter().enumerate() {
+            let file = format!("{directory}/load-policy{number}.yaml");
+            std::fs::write(file, policy.to_string()).expect("it takes files");
+        }
+    };
+    policies(&few);
+    let (begin_clock, offset) = monotonic();
+    let now = || offset + begin_clock.elapsed().as_secs_f64();
+    let only_from = |app: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: plain}}\n\
+             spec: {{podSelector: {{matchLabels: {{app: server}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]}}]}}\n"
+        )
+    };
+    let rounds = |rounds: u32| {
+        let (mut closing, mut opening) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let begin = now();
+            put(&only_from("nobody"));
+            let last = prober.last(Duration::from_millis(800));
+            closing.push((if last.is_finite() { last } else { begin } - begin) * 1000.0);
+            let begin = now();
+            put(&only_from("client"));
+            opening.push((prober.next() - begin) * 1000.0);
+            prober.drain();
+        }
+        (closing, opening)
+    };
+    rounds(3);
+    let goal = (Some(100.0), Some(500.0));
+    let (closing, opening) = rounds(50);
+    report.spread("1k pods, 1k policies: a deny written until it cuts", closing, "ms", goal);
+    report.spread("1k pods, 1k policies: written until it is let in", opening, "ms", goal);
+    policies(&MANY);
+    let begin = now();
+    put(&only_from("nobody"));
+    let last = prober.last(Duration::from_secs(10));
+    report.figure("9k policies more written until the last counts", last.max(begin) - begin, "s", None);
+    put(&only_from("client"));
+    prober.next();
+    prober.drain();
+    let (closing, opening) = rounds(10);
+    report.spread("1k pods, 10k policies: a deny written until it cuts", closing, "ms", (None, None));
+    report.spread("1k pods, 10k policies: written until it is let in", opening, "ms", (None, None));
+    report.figure("meshd node, 10k policies: resident set", memory(pid, "VmRSS:"), "MiB", Some(100.0));
+    report.figure("meshd node, 10k policies: most resident", memory(pid, "VmHWM:"), "MiB", None);
+    drop(prober);
+    run("kill", &["-CONT", &supervisor]);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::attack::{floods, peers};
 use crate::churn::churn;
 use crate::lab::{Lab, namespace, peer_authentication, pod, program};
-use crate::policy::policy;
+use crate::policy::{followed, policy};
 use crate::programs::{CHILDREN, newcomer, prober};
 use crate::report::Report;
 use crate::shell::{eventually, run};
@@ -28,6 +28,7 @@ pub const ALL: &[Section] = &[
     ("floods", floods),
     ("churn", churn),
     ("policy", policy),
+    ("followed", followed),
 ];
 
 const LONG: Duration = Duration::from_secs(120);
@@ -98,20 +99,20 @@ fn waiting_plugin() -> f64 {
 }
 
 /// A line of /proc/PID/status in MiB.
-fn memory(pid: u32, name: &str) -> f64 {
+pub fn memory(pid: u32, name: &str) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = text.lines().find(|line| line.starts_with(name)).expect("every process has memory");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
 }
 
 /// A prober's echoes, as they come: when each came, in seconds.
-struct Prober {
+pub struct Prober {
     child: Child,
     echoes: Receiver<f64>,
 }
 
 impl Prober {
-    fn start(lab: &Lab, from: &str, to: &str) -> Self {
+    pub fn start(lab: &Lab, from: &str, to: &str) -> Self {
         let mut child = lab.spawn(from, &["python3", "-c", &prober(lab.ip(to, false))]);
         let stdout = child.stdout.take().expect("it is piped");
         let (sender, echoes) = channel();
@@ -127,7 +128,7 @@ impl Prober {
     }
 
     /// Waits for silence of `quiet`; when the last echo before it came.
-    fn last(&self, quiet: Duration) -> f64 {
+    pub fn last(&self, quiet: Duration) -> f64 {
         let mut last = f64::NAN;
         while let Ok(came) = self.echoes.recv_timeout(quiet) {
             last = came;
@@ -136,12 +137,12 @@ impl Prober {
     }
 
     /// Waits for the next echo.
-    fn next(&self) -> f64 {
+    pub fn next(&self) -> f64 {
         self.echoes.recv_timeout(Duration::from_secs(10)).expect("an echo comes")
     }
 
     /// Forgets what has come.
-    fn drain(&self) {
+    pub fn drain(&self) {
         while self.echoes.try_recv().is_ok() {}
     }
 }
@@ -155,7 +156,7 @@ impl Drop for Prober {
 
 /// This process's clock as programs in pods read theirs: an instant, and what CLOCK_MONOTONIC said then, in seconds. It is late by
 /// the time that a line takes through a pipe.
-fn monotonic() -> (Instant, f64) {
+pub fn monotonic() -> (Instant, f64) {
     let mut child = Command::new("python3")
         .args(["-c", "import time;print(time.monotonic(),flush=True)"])
         .stdout(Stdio::piped())
