@@ -138,7 +138,7 @@ impl Node {
         }
         let tombstones = Tombstones::open(&files.dir().join("tombstones"))?;
         let mut kernel = Kernel::open(&config.tun, config.flows_per_pod)?;
-        // before anything that can take long or fail (decision 0023)
+        // before anything that can take long or fail (decision 0022)
         if kernel.guard(guard.ranges()).await? {
             tracing::info!(ranges = ?guard.ranges(), "The kernel knows nothing of the mesh: pods are cut off until it does");
         }

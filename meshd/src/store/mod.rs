@@ -9,7 +9,7 @@
 //! trust.pin                SHA-256 of the root certificate that the join token named
 //! floor                    highest epoch accepted of each (node, identity)
 //! recent-pairs             who talked to whom lately
-//! guarded-ranges           what is closed after a boot until the view is there (decision 0023)
+//! guarded-ranges           what is closed after a boot until the view is there (decision 0022)
 //! view                     the last known view of an API server (cluster/kubernetes/cache.rs)
 //! attachments/<container>@<interface>   one attached workload interface
 //! tombstones/<container>-<interface>.json   a DEL that found nobody home (written by mesh-cni, plain JSON)
