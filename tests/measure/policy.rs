@@ -1,7 +1,7 @@
 //! Policies by the thousand: compiled and applied, changed one by one, followed by a node, and what they cost a packet.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,7 @@ fn program((compiler, scribe): &mut (Compiler, Scribe), policies: &Policies, wor
 /// All sections about policies.
 pub fn policy(report: &mut Report) {
     compiled(report);
+    carried(report);
 }
 
 fn compiled(report: &mut Report) {
@@ -70,6 +71,81 @@ fn compiled(report: &mut Report) {
     report.spread("one change among 10k: compiled", compiling, "ms", (None, None));
     report.spread("one change among 10k: applied by nft", applying, "ms", (None, None));
     report.spread("one change among 10k: script", sizes, "kB", (None, None));
+    policies.network[0] = MANY.parsed(0, 2).into();
+    let wanted = program(&mut compiler, &policies, &world);
+    let bytes = netlink_bytes(&held.difference(&wanted));
+    report.figure("one change among 10k: netlink, both ways", bytes as f64 / 1e6, "MB", Some(1.0));
+    run("nft", &["flush", "ruleset"]);
+}
+
+/// Bytes that `nft` sends to the kernel and gets from it when it runs a script: the results of its calls (strace).
+fn netlink_bytes(script: &str) -> u64 {
+    let calls = "trace=sendmsg,sendto,recvmsg,recvfrom";
+    let mut child = Command::new("strace")
+        .args(["-qq", "-s", "0", "-e", calls, "nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("strace runs: `scripts/setup test` installs it");
+    child.stdin.take().expect("it is piped").write_all(script.as_bytes()).expect("nft reads");
+    let output = child.wait_with_output().expect("nft ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stderr);
+    let result = |line: &str| line.rsplit_once(" = ")?.1.split_whitespace().next()?.parse::<u64>().ok();
+    text.lines().filter(|line| !line.contains("MSG_PEEK")).filter_map(result).sum()
+}
+
+/// One stream to a pod that policies are about, packet by packet: through ten policies, and through ten thousand.
+fn carried(report: &mut Report) {
+    let few = Load { policies: 10, ..MANY };
+    // policy 0 is about pod 0, and lets pod 300 in at port 1000
+    let ends = [("here", 0), ("there", 300)].map(|(name, pod)| (name, Load::addresses(pod)[0].to_string()));
+    for (name, address) in &ends {
+        run("ip", &["netns", "add", name]);
+        run("ip", &["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name]);
+        run("ip", &["link", "set", name, "up"]);
+        run("ip", &["route", "add", address, "dev", name]);
+        std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/proxy_arp"), "1").expect("a switch");
+        run("ip", &["-n", name, "addr", "add", &format!("{address}/8"), "dev", "eth0"]);
+        run("ip", &["-n", name, "link", "set", "eth0", "up"]);
+        // no packet stands for many
+        run("ethtool", &["-K", name, "tso", "off", "gso", "off", "gro", "off"]);
+        run("ip", &["netns", "exec", name, "ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off"]);
+    }
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a switch");
+    let [(server, to), (client, _)] = &ends;
+    let receive = "import socket\ns=socket.create_server(('',1000))\nprint(1,flush=True)\nwhile 1:\n c=s.accept()[0]\n while c.recv(1<<20): pass";
+    let mut receiver = Command::new("ip")
+        .args(["netns", "exec", server, "python3", "-c", receive])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ip runs");
+    let mut ready = [0; 2];
+    receiver.stdout.as_mut().expect("it is piped").read_exact(&mut ready).expect("it listens");
+    let send = format!(
+        "import socket,time\ns=socket.create_connection(('{to}',1000),5)\nb=bytes(1<<16)\nt=time.time()\nn=0\nwhile time.time()<t+1: s.sendall(b); n+=len(b)\nprint(n*8/(time.time()-t)/1e9)"
+    );
+    let scripts =
+        [few, MANY].map(|load| program(&mut Default::default(), &load.policies(), &load.world()).whole(|_| (0, 0)));
+    let mut ratios = Vec::new();
+    let mut streams = [Vec::new(), Vec::new()];
+    for _ in 0..7 {
+        for (script, rates) in scripts.iter().zip(&mut streams) {
+            apply(script);
+            assert_eq!(run("ip", &["netns", "exec", client, "python3", "-c", &refused]).trim(), "no answer");
+            let text = run("ip", &["netns", "exec", client, "python3", "-c", &send]);
+            rates.push(text.trim().parse::<f64>().expect("Gbit/s"));
+        }
+        let [few, many] = &streams;
+        ratios.push(many.last().expect("one") / few.last().expect("one"));
+    }
+    let [few, many] = streams;
+    report.spread("one stream, each packet by itself, 10 policies", few, "Gbit/s", (None, None));
+    report.spread("the same, 10k policies", many, "Gbit/s", (None, None));
+    ratios.sort_by(f64::total_cmp);
+    report.figure("10k policies' stream to 10's, median of 7", ratios[ratios.len() / 2], "", None);
+    let _gone = receiver.kill();
+    let _reaped = receiver.wait();
     run("nft", &["flush", "ruleset"]);
 }
 
