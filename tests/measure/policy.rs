@@ -125,6 +125,10 @@ fn carried(report: &mut Report) {
     let send = format!(
         "import socket,time\ns=socket.create_connection(('{to}',1000),5)\nb=bytes(1<<16)\nt=time.time()\nn=0\nwhile time.time()<t+1: s.sendall(b); n+=len(b)\nprint(n*8/(time.time()-t)/1e9)"
     );
+    // nobody listens there: whoever is let through hears so at once
+    let refused = format!(
+        "import socket\ntry: socket.create_connection(('{to}',999),0.3)\nexcept TimeoutError: print('no answer')\nexcept ConnectionRefusedError: print('let through')"
+    );
     let scripts =
         [few, MANY].map(|load| program(&mut Default::default(), &load.policies(), &load.world()).whole(|_| (0, 0)));
     let mut ratios = Vec::new();
