@@ -82,11 +82,14 @@ impl Cluster {
         self.nodes.lock().expect("nobody panicked with it").insert(node, child);
     }
 
-    /// Takes a node's power away: every process on it ends at once.
+    /// Takes a node's power away: every process on it ends at once, and of its control groups nothing is left, as of a machine
+    /// that boots.
     pub fn power_off(&self, node: &str) {
         let mut child = self.nodes.lock().expect("nobody panicked with it").remove(node).expect("the node is up");
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
+        let run = self.dir.file_name().expect("a run's folder has a name").to_string_lossy();
+        sweep(&format!("{run}-{node}"));
     }
 
     /// Waits until all nodes are Ready.
@@ -248,10 +251,14 @@ fn group_of(outer: &str) -> String {
 
 /// Takes away the control groups of a run; a process that is still ending holds its group for a moment.
 pub fn sweep_control_groups(outer: &str) {
+    sweep(&format!("{}-", group_of(outer)));
+}
+
+/// Takes away the control groups whose names begin so, or says how many stay.
+fn sweep(prefix: &str) {
     let begin = Instant::now();
-    let prefix = format!("{}-", group_of(outer));
     loop {
-        let left = control_groups(&prefix).filter(|group| !remove_tree(group)).count();
+        let left = control_groups(prefix).filter(|group| !remove_tree(group)).count();
         if left == 0 {
             return;
         }

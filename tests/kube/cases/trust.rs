@@ -131,12 +131,16 @@ fn a_controller_token(cluster: &Cluster) {
             "meshtrusts.weft.dev",
             "secrets",
             "leases.coordination.k8s.io",
+            // about policies of which something is not used; written, never read or taken away
+            "events",
         ];
         assert!(known.contains(&resource.as_str()), "the controller may write {resource}: {writable:?}");
     }
     let refusals = [
         ("GET", "api/v1/namespaces/weft-system/secrets/other"),
         ("GET", "api/v1/secrets"),
+        ("GET", "api/v1/events"),
+        ("DELETE", "api/v1/namespaces/weft-system/events/any"),
         ("DELETE", "api/v1/namespaces/weft-system/secrets/weft-controller"),
         ("PATCH", "apis/weft.dev/v1alpha1/meshnodes/n1"),
         ("PATCH", "api/v1/nodes/n1"),
