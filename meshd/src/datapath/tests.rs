@@ -29,6 +29,19 @@ const MARKER: &[u8; 16] = b"weft-clear-text!";
 /// How long anything may take before the test fails; never waited for when all is well.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What these data paths are made with, unless a test says otherwise.
+fn config() -> Config {
+    Config {
+        tun: "mesh0".to_owned(),
+        port: PORT,
+        mark: 0,
+        mtu: 1420,
+        offload: true,
+        class: ClassPolicy::Fixed(0),
+        threads: 1,
+    }
+}
+
 /// A node: namespace, data path, and one workload with an address of each family on loopback.
 struct Node {
     netns: Netns,
@@ -43,15 +56,7 @@ impl Node {
     }
 
     fn start_with(netns: Netns, n: u8, threads: usize) -> Self {
-        let config = Config {
-            tun: "mesh0".to_owned(),
-            port: PORT,
-            mark: 0,
-            mtu: 1420,
-            offload: true,
-            class: ClassPolicy::Fixed(0),
-            threads,
-        };
+        let config = Config { threads, ..config() };
         let (handle, events) = netns.within(|| spawn(&config)).unwrap().unwrap();
         ip(&netns, &format!("addr add 10.0.{n}.1/32 dev lo"));
         ip(&netns, &format!("addr add fd00:{n}::1/128 dev lo nodad"));
@@ -257,15 +262,7 @@ fn a_greeting_makes_a_session_without_a_packet() {
 #[test]
 fn the_kernel_may_choose_the_port_and_control_the_mtu() {
     let netns = Netns::create().unwrap();
-    let config = Config {
-        tun: "mesh0".to_owned(),
-        port: 0,
-        mark: 0x0200_0000,
-        mtu: 1420,
-        offload: true,
-        class: ClassPolicy::Fixed(0),
-        threads: 1,
-    };
+    let config = Config { port: 0, mark: 0x0200_0000, ..config() };
     let (handle, _events) = netns.within(|| spawn(&config)).unwrap().unwrap();
     assert_ne!(handle.port(), 0);
     handle.send(Order::SetMtu(8_920)).unwrap();
@@ -276,15 +273,7 @@ fn the_kernel_may_choose_the_port_and_control_the_mtu() {
 #[test]
 fn what_cannot_be_opened_is_named() {
     let netns = Netns::create().unwrap();
-    let config = |tun: &str, port| Config {
-        tun: tun.to_owned(),
-        port,
-        mark: 0,
-        mtu: 1420,
-        offload: true,
-        class: ClassPolicy::Fixed(0),
-        threads: 1,
-    };
+    let config = |tun: &str, port| Config { tun: tun.to_owned(), port, ..config() };
     let (first, _events) = netns.within(|| spawn(&config("mesh0", 0))).unwrap().unwrap();
     let taken = netns.within(|| spawn(&config("mesh1", first.port()))).unwrap().unwrap_err();
     assert!(format!("{taken:#}").contains(&first.port().to_string()), "{taken:#}");
@@ -316,15 +305,7 @@ fn kill_and_restart_find_the_device_with_its_routes() {
     let Node { netns, handle, .. } = a;
     handle.stop();
     // the port is free again, and the device is still there
-    let config = Config {
-        tun: "mesh0".to_owned(),
-        port: PORT,
-        mark: 0,
-        mtu: 1420,
-        offload: true,
-        class: ClassPolicy::Fixed(0),
-        threads: 1,
-    };
+    let config = config();
     // another test may have forked just before: its child holds our socket until it has become another program
     let until = Instant::now() + Duration::from_secs(10);
     let (handle, events) = loop {
