@@ -120,7 +120,6 @@ mod tests {
         for _ in 0..LINES_MAX * 2 {
             put(&log, &line);
         }
-        assert!(log.dropped.load(Ordering::Relaxed) > 1000);
         let mut lines = io::BufRead::lines(io::BufReader::new(reader));
         let told = lines.by_ref().take(LINES_MAX).map_while(Result::ok).any(|line| line.contains("lines were dropped"));
         assert!(told, "nobody says that lines are missing");

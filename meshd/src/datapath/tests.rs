@@ -18,7 +18,7 @@ use wg::{LocalConfig, LocalKey, PeerConfig, Suite};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::{ClassPolicy, Config, Event, Handle, Order, SessionSnapshot, Snapshot, spawn};
-use underlay::{Capture, contains, ip, two_nodes, udp_payloads};
+use underlay::{Capture, contains, ip, own, two_nodes, udp_payloads};
 
 /// The UDP port of every test's engines; each test has its own namespaces.
 const PORT: u16 = 51_840;
@@ -58,8 +58,9 @@ impl Node {
     fn start_with(netns: Netns, n: u8, threads: usize) -> Self {
         let config = Config { threads, ..config() };
         let (handle, events) = netns.within(|| spawn(&config)).unwrap().unwrap();
-        ip(&netns, &format!("addr add 10.0.{n}.1/32 dev lo"));
-        ip(&netns, &format!("addr add fd00:{n}::1/128 dev lo nodad"));
+        for address in Self::addresses(n) {
+            own(&netns, address);
+        }
         let node = Self { netns, handle, events, n };
         node.set_routes();
         node
@@ -122,6 +123,15 @@ impl Node {
         self.handle.counters().drops().find(|(shown, _)| *shown == label).unwrap().1
     }
 
+    /// What came and went, was dropped and is agreed on, for a test that fails.
+    fn account(&self) -> String {
+        let counters = self.handle.counters();
+        let drops: Vec<_> = counters.drops().filter(|(_, count)| *count > 0).collect();
+        let (read, written, sent) = (counters.tun_read(), counters.tun_written(), counters.udp_sent());
+        let sessions = self.snapshot().sessions;
+        format!("node {}: read {read:?} written {written:?} sent {sent:?} dropped {drops:?} {sessions:#?}", self.n)
+    }
+
     fn snapshot(&self) -> Snapshot {
         block_on(self.handle.snapshot()).unwrap()
     }
@@ -170,16 +180,23 @@ fn send(from: &Node, to: &Node, v6: bool, times: usize) {
     let (sender, receiver) = (from.socket(v6), to.socket(v6));
     let message = MARKER.repeat(times);
     sender.send_to(&message, receiver.local_addr().unwrap()).unwrap();
+    assert_eq!(receive([from, to], &receiver), (message, sender.local_addr().unwrap()));
+}
+
+/// Waits for one message and its sender. If none comes, the two nodes say what they have dropped.
+fn receive(nodes: [&Node; 2], socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut received = vec![0; 65_536];
-    // a child of another test that ends interrupts the wait: a receive with a timeout is not restarted (signal(7))
-    let answer = loop {
-        match receiver.recv_from(&mut received) {
+    loop {
+        match socket.recv_from(&mut received) {
+            Ok((length, from)) => {
+                received.truncate(length);
+                return (received, from);
+            }
+            // a child of another test that ends interrupts the wait: a receive with a timeout is not restarted (signal(7))
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            other => break other,
+            Err(error) => panic!("no message arrives: {error}; {:#?}", nodes.map(Node::account)),
         }
-    };
-    let (length, source) = answer.expect("the message arrives");
-    assert_eq!((&received[..length], source), (&message[..], sender.local_addr().unwrap()));
+    }
 }
 
 fn established(snapshot: &Snapshot) -> Vec<SessionSnapshot> {

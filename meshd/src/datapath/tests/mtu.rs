@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use super::underlay::ip;
 use super::{Node, pair, send};
 
+/// In what time a stream finds its way where long datagrams vanish, from its first byte to its last.
+const RECOVERY_MAX: Duration = Duration::from_secs(5);
+
 /// Two nodes whose devices take what the link would, as the kernel shell sets them.
 fn wide_pair(v6: bool) -> [Node; 2] {
     let nodes = pair(v6);
@@ -100,30 +103,57 @@ fn mf_12_a_path_that_becomes_narrow_is_learned() {
     }
 }
 
+/// Drops what comes to a node and is longer than 1,300 bytes, and says nothing; one datagram a frame, as a router sees them.
+fn swallow_long(from: &Node, to: &Node) {
+    ip(&from.netns, "link set u0 gso_max_segs 1");
+    let rules = "table netdev hole {
+        counter swallowed { }
+        chain swallow {
+            type filter hook ingress device u0 priority 0;
+            meta length > 1300 counter name swallowed drop;
+        }
+    }";
+    let made = to.netns.within(|| Command::new("nft").arg(rules).output().unwrap()).unwrap();
+    assert!(made.status.success(), "{made:?}");
+}
+
+/// How many it has dropped.
+fn swallowed(at: &Node) -> u64 {
+    let mut list = Command::new("nft");
+    list.args(["list", "counter", "netdev", "hole", "swallowed"]);
+    let listed = at.netns.within(|| list.output().unwrap()).unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let count = text.split_once("packets ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    count.unwrap_or_else(|| panic!("no counter: {text}"))
+}
+
 /// A router that drops what is too long and says nothing, in both families of the underlay and inside: a stream gets through.
 #[test]
 fn mf_12_a_path_that_swallows_long_datagrams_is_found_out() {
     for v6 in [false, true] {
-        let [a, b] = wide_pair(v6);
-        send(&a, &b, v6, 1);
-        // one datagram a frame, as a router would see them
-        ip(&a.netns, "link set u0 gso_max_segs 1");
-        let rules = "table netdev hole { chain swallow { type filter hook ingress device u0 priority 0; meta length > 1300 drop; }; }";
-        let made = b.netns.within(|| Command::new("nft").arg(rules).output().unwrap()).unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let begin = Instant::now();
-        stream(&a, &b, v6);
-        let took = begin.elapsed();
-        assert!(took > Duration::from_millis(400), "nothing was swallowed: {took:?}");
-        assert!(took < Duration::from_secs(5), "a stream took {took:?}");
-        let begin = Instant::now();
-        stream(&a, &b, !v6);
-        assert!(begin.elapsed() < Duration::from_millis(1200), "it is remembered");
-        assert_eq!(a.drops("path_mtu"), 0);
-        // and what is no stream is told, which could not find out by itself
-        let (arrived, said) = ping(&a, &b, false, "do", 1400);
-        let mtu = if v6 { 1200 } else { 1216 };
-        assert!(!arrived && said.contains(&format!("mtu = {mtu}")), "{said}");
-        assert!(ping(&a, &b, false, "do", mtu).0);
+        // a busy machine may be late once; what takes too long takes it every time
+        let mut took = [Duration::MAX; 3];
+        for took in &mut took {
+            let [a, b] = wide_pair(v6);
+            send(&a, &b, v6, 1);
+            swallow_long(&a, &b);
+            let begin = Instant::now();
+            stream(&a, &b, v6);
+            *took = begin.elapsed();
+            let lost = swallowed(&b);
+            assert!(lost > 0, "nothing was swallowed");
+            stream(&a, &b, !v6);
+            assert_eq!(swallowed(&b), lost, "it is remembered");
+            assert_eq!(a.drops("path_mtu"), 0);
+            // and what is no stream is told, which could not find out by itself
+            let (arrived, said) = ping(&a, &b, false, "do", 1400);
+            let mtu = if v6 { 1200 } else { 1216 };
+            assert!(!arrived && said.contains(&format!("mtu = {mtu}")), "{said}");
+            assert!(ping(&a, &b, false, "do", mtu).0);
+            if *took < RECOVERY_MAX {
+                break;
+            }
+        }
+        assert!(took.iter().any(|took| *took < RECOVERY_MAX), "a stream took {took:?}");
     }
 }

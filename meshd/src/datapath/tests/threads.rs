@@ -43,9 +43,9 @@ fn nodes(threads: [usize; 2], outer_v6: bool) -> [Node; 2] {
     let nodes = [Node::start_with(a, 1, threads[0]), Node::start_with(b, 2, threads[1])];
     for node in &nodes {
         for i in 2..=IDENTITIES {
-            let [v4, v6] = addresses(node.n, i);
-            ip(&node.netns, &format!("addr add {v4}/32 dev lo"));
-            ip(&node.netns, &format!("addr add {v6}/128 dev lo nodad"));
+            for address in addresses(node.n, i) {
+                own(&node.netns, address);
+            }
         }
         introduce(node, outer_v6);
     }
@@ -60,21 +60,6 @@ fn socket(node: &Node, i: u8, v6: bool) -> UdpSocket {
     socket
 }
 
-fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
-    let mut received = vec![0; 65_536];
-    loop {
-        match socket.recv_from(&mut received) {
-            // a child of another test that ends interrupts the wait
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            other => {
-                let (length, from) = other.expect("the message arrives");
-                received.truncate(length);
-                return (received, from);
-            }
-        }
-    }
-}
-
 #[test]
 fn every_identity_reaches_every_other_over_any_number_of_threads() {
     for (threads, outer_v6) in [([4, 4], false), ([2, 1], true), ([8, 2], false)] {
@@ -85,10 +70,10 @@ fn every_identity_reaches_every_other_over_any_number_of_threads() {
                 let (ours, theirs) = (socket(&a, from, v6), socket(&b, to, v6));
                 let message = [from; 4_000].map(|byte| byte ^ to);
                 ours.send_to(&message, theirs.local_addr().unwrap()).unwrap();
-                let (received, source) = receive(&theirs);
+                let (received, source) = receive([&a, &b], &theirs);
                 assert_eq!((&received[..], source), (&message[..], ours.local_addr().unwrap()));
                 theirs.send_to(&received, source).unwrap();
-                assert_eq!(receive(&ours).0, message);
+                assert_eq!(receive([&a, &b], &ours).0, message);
             }
         }
         for node in [&a, &b] {
@@ -118,9 +103,9 @@ fn a_flow_that_is_answered_finds_its_thread_by_itself() {
         let (ours, theirs) = (socket(&a, i, v6), socket(&b, IDENTITIES + 1 - i, v6));
         let echo = || {
             ours.send_to(&MARKER[..], theirs.local_addr().unwrap()).unwrap();
-            let (received, source) = receive(&theirs);
+            let (received, source) = receive([&a, &b], &theirs);
             theirs.send_to(&received, source).unwrap();
-            receive(&ours);
+            receive([&a, &b], &ours);
         };
         // two round trips: each side has written an answer on the right queue
         echo();

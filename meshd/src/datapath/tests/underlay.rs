@@ -1,10 +1,13 @@
 //! Two nodes in namespaces of their own, joined by a wire that is listened to.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Instant;
 
 use linux::netns::Netns;
+
+use super::PATIENCE;
 
 /// What ends a capture: sent in clear text over the wire, so it also shows that clear text would be seen.
 const SENTINEL: &[u8] = b"clear text is seen here";
@@ -13,6 +16,22 @@ const SENTINEL: &[u8] = b"clear text is seen here";
 pub(super) fn ip(netns: &Netns, args: &str) {
     let done = netns.within(|| Command::new("ip").args(args.split(' ')).output().unwrap()).unwrap();
     assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Gives `lo` of the namespace an address with its prefix length, and waits until packets for it are taken: the kernel
+/// makes the route of an IPv6 address a moment later, in a work queue of its own, and answers "no route" until then.
+pub(super) fn own(netns: &Netns, address: IpAddr) {
+    let flags = if address.is_ipv6() { " nodad" } else { "" };
+    ip(netns, &format!("addr add {address}/{} dev lo{flags}", if address.is_ipv6() { 128 } else { 32 }));
+    let asked = address.to_string();
+    let is_ours = || {
+        let route = netns.within(|| Command::new("ip").args(["route", "get", &asked]).output().unwrap()).unwrap();
+        String::from_utf8_lossy(&route.stdout).starts_with("local ")
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !is_ours() {
+        assert!(Instant::now() < deadline, "{address} is not taken");
+    }
 }
 
 /// Two namespaces with the link `u0` between them: 192.0.2.1 and .2, 2001:db8::1 and ::2.
