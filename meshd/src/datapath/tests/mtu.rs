@@ -43,7 +43,7 @@ fn stream(from: &Node, to: &Node, v6: bool) {
     let writer = std::thread::spawn(move || sender.write_all(&sent).unwrap());
     let mut received = Vec::new();
     let mut receiver = listener.accept().unwrap().0;
-    receiver.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     receiver.read_to_end(&mut received).unwrap();
     writer.join().unwrap();
     assert!(received == expected, "{} of {} bytes, or others", received.len(), expected.len());
