@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
+use crate::installed;
 use crate::kubectl::ClusterChoice;
 use crate::manifests::lay_out;
 use crate::screen;
@@ -42,11 +43,14 @@ pub(crate) struct InstallArgs {
     /// Which installation.
     #[arg(long, value_enum, default_value_t)]
     overlay: Overlay,
+    /// Weft's image where the nodes find it, e.g. registry.example/weft:1 [default: localhost/weft:dev, already on the nodes]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
     /// Print the manifests as one file and change nothing.
     #[arg(long)]
     dry_run: bool,
     /// Write the Helm chart into this folder and change nothing else.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dry_run", "overlay"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dry_run", "overlay", "image"])]
     chart: Option<std::path::PathBuf>,
 }
 
@@ -88,14 +92,22 @@ impl InstallArgs {
             Overlay::DualStack => "dual-stack",
             Overlay::NoPolicy => "no-policy",
         };
-        let overlay = folder.path().join("overlays").join(name).display().to_string();
+        let overlay = match &self.image {
+            Some(image) => put(&folder, &installed::with_image(name, image))?,
+            None => folder.path().join("overlays").join(name).display().to_string(),
+        };
         if self.dry_run {
             return self.cluster.show(&["kustomize", &overlay]);
         }
         self.cluster.show(&["apply", "-k", &overlay])?;
         let namespace = self.cluster.namespace();
         for what in ["deployment/weft-controller", "daemonset/weft-node"] {
-            self.cluster.show(&["-n", namespace, "rollout", "status", what, "--timeout=120s"])?;
+            if let Err(error) = self.cluster.show(&["-n", namespace, "rollout", "status", what, "--timeout=120s"]) {
+                let pods =
+                    self.cluster.json(&["-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=weft"])?;
+                let why = installed::waiting(&pods);
+                return Err(error.context(format!("Weft is not there yet\n{}", why.join("\n"))));
+            }
         }
         screen::note("Weft is there; enrol a namespace: kubectl label namespace NAME weft.dev/mesh=enabled");
         Ok(())
@@ -110,8 +122,8 @@ impl UninstallArgs {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         ensure!(self.yes, "workloads would talk in clear text: say --yes to take Weft away");
         let folder = lay_out()?;
-        let overlay = folder.path().join("overlays/uninstall").display().to_string();
         let (cluster, namespace) = (&self.cluster, self.cluster.namespace());
+        let overlay = put(&folder, &installed::taken_away(&installed::daemons(cluster)?)?)?;
         cluster.show(&["apply", "-k", &overlay])?;
         cluster.show(&["-n", namespace, "rollout", "status", "daemonset/weft-node", "--timeout=120s"])?;
         let begin = Instant::now();
@@ -134,6 +146,15 @@ impl UninstallArgs {
         let (rights, admission) = (component("rbac.yaml"), component("admission.yaml"));
         cluster.show(&["delete", "-f", &rights, "-f", &admission, "--ignore-not-found", "--timeout=120s"])
     }
+}
+
+/// A kustomization of our own beside the overlays.
+fn put(folder: &tempfile::TempDir, text: &str) -> anyhow::Result<String> {
+    let own = folder.path().join("overlays/own");
+    std::fs::create_dir(&own).with_context(|| format!("cannot make {}", own.display()))?;
+    std::fs::write(own.join("kustomization.yaml"), text)
+        .with_context(|| format!("cannot write in {}", own.display()))?;
+    Ok(own.display().to_string())
 }
 
 impl CheckArgs {

@@ -7,6 +7,7 @@ mod cli;
 mod door;
 mod identity;
 mod install;
+mod installed;
 mod interrupt;
 mod kubectl;
 mod lab;

@@ -97,6 +97,8 @@ imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: "50Mi"}
 nodeStatusUpdateFrequency: 5s
 syncFrequency: 10s
+# how long a container waits that cases kill again and again does not hang upon which cases were before
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 T
 cat >"$D/proxy.yaml" <<T
 apiVersion: kubeproxy.config.k8s.io/v1alpha1

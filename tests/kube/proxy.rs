@@ -1,4 +1,5 @@
-//! A proxy between the daemons and the API server that answers wrongly on demand, and what was asked of it meanwhile.
+//! Between Weft and the API server: a proxy that answers wrongly on demand, and what was asked of it meanwhile; and a way that
+//! loses every packet on demand.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -6,40 +7,79 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NODES};
 use crate::control_plane::ADDRESS;
+use crate::shell::{attempt, run};
 
-/// Where it listens beside the API server.
+/// Where the proxy listens beside the API server.
 const PORT: &str = "6444";
+/// Where the way that can be cut begins.
+const CUTTABLE: &str = "6445";
+/// The programs of Weft that ask the API server.
+pub const DAEMONS: &str = "daemonset/weft-node";
+pub const CONTROLLERS: &str = "deployment/weft-controller";
 
-/// A running proxy; the daemons ask it from [`Proxy::up`] until [`Proxy::down`].
+/// Some of Weft's programs ask the API server at another port while this lives.
+struct Lead<'a> {
+    cluster: &'a Cluster,
+    who: &'static [&'static str],
+}
+
+impl<'a> Lead<'a> {
+    fn to(cluster: &'a Cluster, who: &'static [&'static str], port: &str) -> Self {
+        let lead = Self { cluster, who };
+        lead.set(&format!("KUBERNETES_SERVICE_HOST={ADDRESS}"), &format!("KUBERNETES_SERVICE_PORT={port}"));
+        lead.await_rolled();
+        lead
+    }
+
+    fn set(&self, host: &str, port: &str) {
+        for who in self.who {
+            // a case that failed unwinds through this
+            let _said = self.cluster.try_kubectl(&["-n", "weft-system", "set", "env", who, host, port]);
+        }
+    }
+
+    fn await_rolled(&self) {
+        for who in self.who {
+            self.cluster.kubectl(&["-n", "weft-system", "rollout", "status", who, "--timeout=120s"]);
+        }
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.set("KUBERNETES_SERVICE_HOST-", "KUBERNETES_SERVICE_PORT-");
+        if !std::thread::panicking() {
+            self.await_rolled();
+        }
+    }
+}
+
+/// A running proxy; who is led through it asks it from [`Proxy::up`] until [`Proxy::down`].
 pub struct Proxy<'a> {
     cluster: &'a Cluster,
+    lead: Option<Lead<'a>>,
     child: Mutex<Option<Child>>,
     mode: PathBuf,
     log: PathBuf,
 }
 
 impl<'a> Proxy<'a> {
-    /// Starts it and leads the daemons of all nodes through it.
-    pub fn up(cluster: &'a Cluster) -> Self {
+    /// Starts it and leads some of Weft's programs through it.
+    pub fn up(cluster: &'a Cluster, who: &'static [&'static str]) -> Self {
         let (mode, log) = (cluster.dir.join("proxy.mode"), cluster.dir.join("proxy.log"));
-        let proxy = Self { cluster, child: Mutex::default(), mode, log };
+        // what an earlier proxy was asked is another story
+        std::fs::write(&log, "").expect("the run's folder takes files");
+        let mut proxy = Self { cluster, lead: None, child: Mutex::default(), mode, log };
         proxy.set("pass");
-        proxy.lead(&format!("KUBERNETES_SERVICE_HOST={ADDRESS}"), &format!("KUBERNETES_SERVICE_PORT={PORT}"));
+        proxy.lead = Some(Lead::to(cluster, who, PORT));
         proxy
     }
 
-    /// Leads the daemons to the API server itself again, and ends.
+    /// Leads them to the API server itself again, and ends.
     pub fn down(self) {
         self.set("pass");
-        self.lead("KUBERNETES_SERVICE_HOST-", "KUBERNETES_SERVICE_PORT-");
-    }
-
-    fn lead(&self, host: &str, port: &str) {
-        self.cluster.kubectl(&["-n", "weft-system", "set", "env", "daemonset/weft-node", host, port]);
-        let wait = ["-n", "weft-system", "rollout", "status", "daemonset/weft-node", "--timeout=90s"];
-        self.cluster.kubectl(&wait);
     }
 
     /// What it does from now on: a word of `proxy.py`, or `refuse` for nobody there.
@@ -55,7 +95,7 @@ impl<'a> Proxy<'a> {
         }
     }
 
-    /// What one node listed most in this mode: how often, and which node and collection.
+    /// What was listed most in this mode from one node: how often, and which node and collection.
     pub fn most_lists(&self, mode: &str) -> (usize, String) {
         let text = std::fs::read_to_string(&self.log).expect("the proxy writes it");
         let mut counts = BTreeMap::<String, usize>::new();
@@ -107,6 +147,64 @@ impl<'a> Proxy<'a> {
 
 impl Drop for Proxy<'_> {
     fn drop(&mut self) {
+        drop(self.lead.take());
         self.stop();
+    }
+}
+
+/// A way to the API server for Weft alone, which [`Way::cut`] makes lose every packet: nobody is told, as by a dead switch.
+pub struct Way<'a> {
+    cluster: &'a Cluster,
+    lead: Option<Lead<'a>>,
+}
+
+impl<'a> Way<'a> {
+    /// Leads some of Weft's programs over it.
+    pub fn up(cluster: &'a Cluster, who: &'static [&'static str]) -> Self {
+        let mut way = Self { cluster, lead: None };
+        way.mend();
+        way.lead = Some(Lead::to(cluster, who, CUTTABLE));
+        way
+    }
+
+    /// From now on nothing gets through, in neither direction.
+    pub fn cut(&self) {
+        // before the port is translated, and after it was translated back
+        Self::load(&format!(
+            "chain there {{ type filter hook prerouting priority raw; tcp dport {CUTTABLE} drop; }}\n\
+             chain back {{ type filter hook postrouting priority srcnat + 50; tcp sport {CUTTABLE} drop; }}"
+        ));
+    }
+
+    /// Everything gets through again.
+    pub fn mend(&self) {
+        Self::load("");
+    }
+
+    /// Leads them to the API server itself again.
+    pub fn down(self) {
+        self.mend();
+    }
+
+    /// Connections over it that a node believes in.
+    pub fn connections(&self) -> usize {
+        let list = format!("ss -Htn state established dport = :{CUTTABLE} | wc -l");
+        let count = |node: &str| self.cluster.must_on(node, &list).trim().parse::<usize>().expect("a number");
+        NODES.into_iter().map(count).sum()
+    }
+
+    fn load(chains: &str) {
+        let translate =
+            format!("chain in {{ type nat hook prerouting priority dstnat; tcp dport {CUTTABLE} redirect to :6443; }}");
+        run("nft", &[&format!("add table ip way; delete table ip way; table ip way {{ {translate}\n{chains}\n}}")]);
+    }
+}
+
+impl Drop for Way<'_> {
+    fn drop(&mut self) {
+        self.mend();
+        drop(self.lead.take());
+        // open connections go on by what the kernel remembers of them
+        let _gone = attempt("nft", &["delete table ip way"]);
     }
 }

@@ -1,6 +1,7 @@
 //! The cases in their order; each leaves the cluster as it found it, but f17 installs Weft and f41 removes it.
 
 mod authorization;
+mod crowd;
 mod faults;
 mod figures;
 mod host;
@@ -8,6 +9,7 @@ mod modes;
 mod names;
 mod objects;
 mod order;
+mod outage;
 mod packages;
 mod people;
 mod pods;
@@ -17,6 +19,7 @@ mod runtime;
 mod services;
 mod start;
 mod tiers;
+mod told_controller;
 mod traffic;
 mod trust;
 mod uninstall;
@@ -49,9 +52,13 @@ pub fn all() -> Vec<(&'static str, Case)> {
         runtime::CASES,
         workloads::CASES,
         pods::CASES,
+        crowd::CASES,
         order::CASES,
         faults::CASES,
         wrong_answers::CASES,
+        told_controller::CASES,
+        outage::CASES,
+        outage::LONG,
         figures::WITH,
         uninstall::CASES,
         figures::LAST,

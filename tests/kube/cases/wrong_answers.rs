@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Case;
 use crate::cluster::Cluster;
 use crate::pod::{MARKER, Pod, at, peer_authentication};
-use crate::proxy::Proxy;
+use crate::proxy::{DAEMONS, Proxy};
 use crate::shell::eventually;
 use crate::weft;
 
@@ -118,7 +118,13 @@ fn answers_wrongly(cluster: &Cluster) {
         )
     };
     cluster.apply(&(0..3).map(more).collect::<String>());
-    let world = World { cluster, proxy: Proxy::up(cluster), client: &pods[0], server: &pods[1], stranger: &plain[0] };
+    let world = World {
+        cluster,
+        proxy: Proxy::up(cluster, &[DAEMONS]),
+        client: &pods[0],
+        server: &pods[1],
+        stranger: &plain[0],
+    };
     weft::await_ready(cluster);
     assert_eq!(world.proxy.peers(), ["10.77.0.11", "10.77.0.12"], "both daemons ask through the proxy");
     world.set_mode("STRICT");

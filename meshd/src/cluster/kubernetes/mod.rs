@@ -3,6 +3,7 @@
 mod cache;
 #[cfg(test)]
 mod conformance_tests;
+mod connect;
 mod events;
 mod gather;
 mod judge;
@@ -30,11 +31,6 @@ pub(crate) use write::Publisher;
 
 use super::Source;
 
-/// Longest time to set up a connection; a server behind a dead route is found out then.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest silence of a connection: the server ends a watch after 290 s by itself, and anything else much sooner.
-const READ_TIMEOUT: Duration = Duration::from_secs(310);
-
 /// Name of the controller's Lease and of the Secret with its state.
 const CONTROLLER: &str = "weft-controller";
 /// Name of the policy that lets a node write its own MeshNode only, and of its binding.
@@ -55,7 +51,7 @@ impl Server {
     /// The kubeconfig, the context or the service account cannot be used; the message says which and what to do.
     pub(crate) async fn open(kubeconfig: Option<&Path>, context: Option<&str>) -> anyhow::Result<Self> {
         let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-        let mut config = match (kubeconfig, context) {
+        let config = match (kubeconfig, context) {
             (Some(path), _) => {
                 let file = Kubeconfig::read_from(path)
                     .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
@@ -70,9 +66,7 @@ impl Server {
                 "no cluster is named: run in a pod with a service account, or give --kubeconfig FILE or --directory DIR",
             )?,
         };
-        config.connect_timeout = Some(CONNECT_TIMEOUT);
-        (config.read_timeout, config.reset_reader_on_write) = (Some(READ_TIMEOUT), true);
-        let client = Client::try_from(config).context("cannot make a client of this configuration")?;
+        let client = connect::client(config).context("cannot make a client of this configuration")?;
         Ok(Self { client })
     }
 

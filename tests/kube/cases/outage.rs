@@ -1,0 +1,112 @@
+//! MF-05, in full length and in short: a way to the API server on which every packet vanishes, while pods come, go and talk.
+//!
+//! Daemons and controllers ask over that way; kubelets ask the server itself, so that the runtime attaches and detaches pods
+//! meanwhile. Nobody tells a connection of such a death: it must notice by itself.
+
+use std::time::{Duration, Instant};
+
+use super::Case;
+use super::figures::lists;
+use crate::cluster::{Cluster, NODES};
+use crate::pod::{MARKER, READY, at, peer_authentication, pod};
+use crate::proxy::{CONTROLLERS, DAEMONS, Way};
+use crate::shell::eventually;
+use crate::weft;
+
+/// The cases of this file.
+pub const CASES: &[(&str, Case)] =
+    &[("mf_05_a_way_to_the_api_server_that_dies_without_a_word", |cluster| outage(cluster, Duration::from_secs(50)))];
+/// Too long for every run: `scripts/measure kubernetes outage`.
+pub const LONG: &[(&str, Case)] =
+    &[("outage_mf_05_of_ten_minutes", |cluster| outage(cluster, Duration::from_secs(600)))];
+
+/// When a dead connection is given up: 30 s (`meshd`, `cluster/kubernetes/connect.rs`), and some for a busy machine.
+const NOTICED: Duration = Duration::from_secs(48);
+/// Full lists of one outage, of four programs with sixteen kinds each, where those that are not installed are asked for again.
+const LISTS_MAX: usize = 150;
+
+/// Ends a pod's sandbox behind the kubelet's back: a DEL, and an ADD of a pod that the daemon knows.
+fn end_sandbox(cluster: &Cluster, node: &str, namespace: &str, name: &str) {
+    let uid = cluster.kubectl(&["-n", namespace, "get", "pod", name, "-o", "jsonpath={.metadata.uid}"]);
+    // the sandbox's own process is the pod image's sleep
+    let script = format!(
+        "grep -l {} /proc/[0-9]*/cgroup | cut -d/ -f3 | xargs -n1 sh -c \
+        'tr \"\\0\" \" \" </proc/$0/cmdline | grep -q 2147483647 && kill -9 $0 || true'",
+        uid.trim()
+    );
+    cluster.must_on(node, &script);
+}
+
+fn outage(cluster: &Cluster, how_long: Duration) {
+    let plain = cluster.pods("cut-plain", false, &[("stranger", "n1")]);
+    let pods = cluster.pods("cut", true, &[("client", "n1"), ("server", "n2"), ("anew", "n2"), ("goes", "n2")]);
+    cluster.apply(&peer_authentication("cut", "STRICT"));
+    let (client, server, stranger) = (&pods[0], &pods[1], &plain[0]);
+    for ip in server.ips.iter().chain(&pods[2].ips) {
+        client.pings_within(*ip, Duration::from_secs(20));
+        stranger.gets(&at(*ip, 8080), false);
+    }
+    let way = Way::up(cluster, &[DAEMONS, CONTROLLERS]);
+    weft::await_ready(cluster);
+    assert!(way.connections() >= 2 * NODES.len(), "they ask over it: {} connections", way.connections());
+    let capture = cluster.capture();
+    let seconds = u32::try_from(how_long.as_secs()).expect("some minutes") + 20;
+    let talks: Vec<_> = server.ips.iter().map(|ip| client.talk(*ip, seconds)).collect();
+    let listed = lists(cluster);
+
+    way.cut();
+    let begin = Instant::now();
+    // one that nobody knows yet, one that goes, and one whose sandbox is made anew
+    cluster.apply(&pod("cut", "comes", "n2", READY));
+    end_sandbox(cluster, "n2", "cut", "anew");
+    cluster.kubectl(&["-n", "cut", "delete", "pod", "goes", "--timeout=60s"]);
+    eventually("dead connections are given up", NOTICED, || (way.connections() == 0).then_some(()));
+    let noticed = begin.elapsed().as_secs_f64();
+    let (anew, took) = eventually("the pod has another sandbox", Duration::from_secs(60), || {
+        let pod = cluster.pod("cut/anew");
+        (pod.ips != pods[2].ips).then_some(pod)
+    });
+    eprintln!(
+        "without a server: noticed after {noticed:.0} s, a sandbox made anew {:.0} s after that",
+        took.as_secs_f64()
+    );
+    // what changes now is not known before the end
+    cluster.apply(&peer_authentication("cut", "PERMISSIVE"));
+    while begin.elapsed() < how_long {
+        for ip in &server.ips {
+            assert_eq!(stranger.get(&at(*ip, 8080)), None, "STRICT until another mode is known");
+            assert_eq!(client.echo(*ip, MARKER).as_deref(), Some(MARKER), "a new connection without a server");
+        }
+        for ip in &anew.ips {
+            assert_eq!(stranger.get(&at(*ip, 8080)), None, "a STRICT pod whose sandbox was made without a server");
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+
+    way.mend();
+    let mended = Instant::now();
+    eventually("what was changed is in force", Duration::from_secs(30), || {
+        stranger.get(&at(server.ip(false), 8080)).map(drop)
+    });
+    let resynced = mended.elapsed().as_secs_f64();
+    let comes = cluster.pod("cut/comes");
+    for ip in anew.ips.iter().chain(&comes.ips) {
+        client.pings_within(*ip, Duration::from_secs(60));
+    }
+    let reached = mended.elapsed().as_secs_f64();
+    for talk in talks {
+        let (lines, gap) = talk.finish();
+        eprintln!("{} s without a server: {lines} lines, none lost, longest wait {gap:.2} s", how_long.as_secs());
+    }
+    let (full, absent) = lists(cluster);
+    let (full, absent) = (full - listed.0, absent - listed.1);
+    eprintln!(
+        "in force {resynced:.1} s after the way was mended, pods made meanwhile reached after {reached:.1} s; \
+         {full} full lists since the cut, {absent} looks for kinds that are not installed"
+    );
+    assert!(full <= LISTS_MAX, "{full} full lists");
+    assert_eq!(capture.markers(), 0, "clear text while there was no server");
+    way.down();
+    weft::await_ready(cluster);
+    cluster.delete_namespaces(&["cut", "cut-plain"]);
+}
