@@ -99,6 +99,7 @@ impl InstallArgs {
         if self.dry_run {
             return self.cluster.show(&["kustomize", &overlay]);
         }
+        self.cluster.answers()?;
         self.cluster.show(&["apply", "-k", &overlay])?;
         let namespace = self.cluster.namespace();
         for what in ["deployment/weft-controller", "daemonset/weft-node"] {
@@ -121,6 +122,7 @@ impl UninstallArgs {
     /// kubectl fails, or a node does not say that it is clean; then its objects stay.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         ensure!(self.yes, "workloads would talk in clear text: say --yes to take Weft away");
+        self.cluster.answers()?;
         let folder = lay_out()?;
         let (cluster, namespace) = (&self.cluster, self.cluster.namespace());
         let overlay = put(&folder, &installed::taken_away(&installed::daemons(cluster)?)?)?;
@@ -163,7 +165,11 @@ impl CheckArgs {
     /// # Errors
     /// There is no kubectl.
     pub(crate) fn run(&self) -> anyhow::Result<bool> {
-        let checks = if self.pre { self.before() } else { self.after() };
+        let checks = match self.cluster.answers() {
+            Err(error) => vec![("the cluster answers", Err(error))],
+            Ok(()) if self.pre => self.before(),
+            Ok(()) => self.after(),
+        };
         let mut all = true;
         for (what, outcome) in checks {
             match outcome {
@@ -181,6 +187,12 @@ impl CheckArgs {
     fn before(&self) -> Vec<(&'static str, anyhow::Result<String>)> {
         let may = |verb: &str, what: &str| {
             let asked = self.cluster.attempt(&["auth", "can-i", verb, what])?;
+            let said = String::from_utf8_lossy(&asked.stdout);
+            // a failure without an answer is none
+            ensure!(
+                asked.status.success() || said.trim_start().starts_with("no"),
+                "whether you may {verb} {what} is not told"
+            );
             ensure!(asked.status.success(), "you may not {verb} {what}: ask for the role cluster-admin");
             Ok(String::new())
         };

@@ -72,9 +72,23 @@ impl ClusterChoice {
     pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.attempt(arguments)?;
         if !output.status.success() {
-            bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+            bail!("kubectl {}: {}", arguments.join(" "), complaint(&output.stderr));
         }
         String::from_utf8(output.stdout).context("kubectl printed something else than text")
+    }
+
+    /// Whether the cluster answers at all.
+    ///
+    /// # Errors
+    /// It does not; with what to do.
+    pub(crate) fn answers(&self) -> anyhow::Result<()> {
+        let output = self.attempt(&["get", "--raw", "/version"])?;
+        ensure!(
+            output.status.success(),
+            "no cluster answers: {}\nName one with --kubeconfig FILE or --context NAME (kubectl config get-contexts lists them)",
+            complaint(&output.stderr)
+        );
+        Ok(())
     }
 
     /// Runs kubectl so that people see what it prints.
@@ -140,6 +154,19 @@ impl ClusterChoice {
     }
 }
 
+/// What kubectl complains of: its last words, without the log of the library below it.
+fn complaint(errors: &[u8]) -> String {
+    let text = String::from_utf8_lossy(errors);
+    // klog: a letter, month and day, a time
+    let is_log = |line: &&str| {
+        let mut letters = line.chars();
+        letters.next().is_some_and(|first| "IWEF".contains(first))
+            && letters.take(4).all(|digit| digit.is_ascii_digit())
+    };
+    let words: Vec<_> = text.lines().filter(|line| !is_log(line)).collect();
+    if words.is_empty() { text.trim().to_owned() } else { words.join("\n").trim().to_owned() }
+}
+
 impl Pod {
     /// Asks the daemon in this pod one question, through the meshctl beside it.
     ///
@@ -162,5 +189,19 @@ impl Pod {
             &text,
         ])?;
         serde_json::from_str(&answer).with_context(|| format!("pod {namespace}/{} gave no proper answer", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubectls_complaint_is_told_without_its_librarys_log() {
+        let log = "E1121 21:17:53.599154   32286 memcache.go:265] \"Unhandled Error\"\n";
+        let words = "The connection to the server localhost:8080 was refused\n";
+        assert_eq!(complaint(format!("{log}{log}{words}").as_bytes()), words.trim());
+        assert_eq!(complaint(log.as_bytes()), log.trim(), "better than nothing");
+        assert_eq!(complaint(b"Error from server: no"), "Error from server: no");
     }
 }

@@ -133,7 +133,11 @@ fn lab_of(name: Option<&str>, own: &Path) -> anyhow::Result<LabChoice> {
             screen::note(&format!("(of lab {only}: nothing listens at {})", own.display()));
             Ok(LabChoice::named(only))
         }
-        [] => bail!("nothing listens at {}, and no lab is up: start meshd, or meshctl lab up", own.display()),
+        [] => bail!(
+            "nothing listens at {}, and no lab is up: name a cluster (--kubeconfig FILE, --context NAME, -n NAMESPACE), start meshd, or \
+             meshctl lab up",
+            own.display()
+        ),
         several => bail!("nothing listens at {}; choose a lab with --lab: {}", own.display(), several.join(", ")),
     }
 }
