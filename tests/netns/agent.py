@@ -2,7 +2,8 @@
 
 One JSON line in, one out: {"probe": [[protocol, address, port, nonce, is_wanted], ...], "wait": seconds} is answered with
 the nonces that came back, {"heard": []} with all that arrived here since the last time. A nonce is eight hexadecimal digits.
-When all that are wanted came back, a tenth of a second is left for the others.
+When all that are wanted came back, a tenth of a second is left for the others, if there are any: what comes later is heard at
+its end, whenever that is asked.
 """
 import json, os, select, socket, struct, sys, threading, time
 
@@ -114,6 +115,7 @@ def probe(probes, wait):
     waiting = {}
     came_back = set()
     wanted = {nonce for *_, nonce, is_wanted in probes if is_wanted}
+    grace = GRACE if len(wanted) < len(probes) else 0
     for protocol, address, port, nonce, _ in probes:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
@@ -133,9 +135,10 @@ def probe(probes, wait):
             pass
     end = time.monotonic() + wait
     while (left := end - time.monotonic()) > 0:
-        if wanted and wanted <= came_back | answered:
-            end = min(end, time.monotonic() + GRACE)
-            wanted = set()
+        if wanted is not None and wanted <= came_back | answered:
+            end = min(end, time.monotonic() + grace)
+            wanted = None
+            continue
         # answers by SCTP come in beside this
         for number, event in poll.poll(min(left, GRACE / 5)):
             s, nonce, to_send = waiting[number]

@@ -50,6 +50,10 @@ pub struct Agents {
     all: BTreeMap<String, Agent>,
     ips: BTreeMap<String, Vec<IpAddr>>,
     nonce: u32,
+    /// What was asked and nobody wanted to arrive, by its nonce.
+    unwanted: BTreeMap<String, Pair>,
+    /// What of it arrived after its probe was over.
+    late: Vec<Pair>,
 }
 
 /// What probes found.
@@ -76,7 +80,7 @@ impl Agents {
             assert_eq!(agent.answer(), "ready");
         }
         let ips = pods.iter().map(|pod| ((*pod).to_owned(), lab.ips_there(pod))).collect();
-        Self { all, ips, nonce: 0 }
+        Self { all, ips, nonce: 0, unwanted: BTreeMap::new(), late: Vec::new() }
     }
 
     /// A pod's address.
@@ -101,6 +105,33 @@ impl Agents {
         pairs
     }
 
+    /// What is known to have arrived of earlier probes after they were over and was not wanted, since this was asked last.
+    pub fn late(&mut self) -> Vec<Pair> {
+        std::mem::take(&mut self.late)
+    }
+
+    /// The same after everybody was asked.
+    pub fn late_anywhere(&mut self) -> Vec<Pair> {
+        let everybody = self.all.keys().cloned().collect();
+        self.hear(&everybody);
+        self.late()
+    }
+
+    /// The nonces that arrived in these places since the last time.
+    fn hear(&mut self, places: &BTreeSet<String>) -> Vec<String> {
+        for (_, agent) in self.all.iter_mut().filter(|(place, _)| places.contains(*place)) {
+            agent.ask(&json!({"heard": []}));
+        }
+        let mut heard = Vec::new();
+        for (_, agent) in self.all.iter_mut().filter(|(place, _)| places.contains(*place)) {
+            let answer = agent.answer();
+            heard
+                .extend(answer.as_array().expect("a list").iter().filter_map(|nonce| Some(nonce.as_str()?.to_owned())));
+        }
+        self.late.extend(heard.iter().filter_map(|nonce| self.unwanted.get(nonce).cloned()));
+        heard
+    }
+
     /// Tries all these pairs at once; waits `wait` seconds for the answers, and less where the `wanted` ones came before.
     pub fn probe(&mut self, pairs: &[Pair], wanted: &BTreeSet<Pair>, protocol: &str, port: u16, wait: f64) -> Seen {
         let mut asked: BTreeMap<String, Pair> = BTreeMap::new();
@@ -116,19 +147,15 @@ impl Agents {
             self.all.get_mut(*pod).expect("a pod with an agent").ask(&json!({"probe": probes, "wait": wait}));
         }
         let mut seen = Seen::default();
-        let pairs = |answer: &Value| -> Vec<Pair> {
-            let nonces = answer.as_array().expect("a list").iter().filter_map(Value::as_str);
-            nonces.filter_map(|nonce| asked.get(nonce).cloned()).collect()
-        };
         for pod in questions.keys() {
-            seen.answered.extend(pairs(&self.all.get_mut(*pod).expect("the same").answer()));
+            let answer = self.all.get_mut(*pod).expect("the same").answer();
+            let nonces = answer.as_array().expect("a list").iter().filter_map(Value::as_str);
+            seen.answered.extend(nonces.filter_map(|nonce| asked.get(nonce).cloned()));
         }
-        for agent in self.all.values_mut() {
-            agent.ask(&json!({"heard": []}));
-        }
-        for agent in self.all.values_mut() {
-            seen.arrived.extend(pairs(&agent.answer()));
-        }
+        let heard = self.hear(&pairs.iter().map(|pair| pair.to.clone()).collect());
+        seen.arrived.extend(heard.iter().filter_map(|nonce| asked.get(nonce).cloned()));
+        asked.retain(|_, pair| !wanted.contains(pair));
+        self.unwanted.append(&mut asked);
         seen
     }
 

@@ -10,7 +10,7 @@ use policy::rule_set::{
 use policy::{PolicyKind, PolicyRef, Protocol, RuleRef, nft};
 
 use super::policy::{SOON, idle_pod, lines_of};
-use super::policy_kernel::{NODE, Router, addresses, apply, ip_packet, one_allowed};
+use super::policy_router::{NODE, Router, addresses, apply, ip_packet, one_allowed};
 use crate::lab::{Lab, namespace, peer_authentication};
 use crate::shell::eventually;
 
@@ -116,9 +116,9 @@ fn options() {
     let [own, remote] = ends(false);
     // UDP from the remote workload to port 80 is all that is allowed
     let (good, bad) = (udp(5000, 80), udp(5000, 81));
-    // what looks like a UDP header to who forgets that there are options: ports 5000 and 80, or 81, as an option of an
-    // unknown kind (30, eight bytes) around them
-    let disguise = |port: u16| [&[30, 8][..], &[0, 0], &port.to_be_bytes(), &[1, 1]].concat();
+    // what looks like a UDP header to who forgets that there are options: an option of an unknown kind (30, eight bytes),
+    // whose third and fourth bytes are port 80, or 81
+    let disguise = |port: u16| [&[30, 8][..], &port.to_be_bytes(), &[0, 16, 0, 0]].concat();
     assert_eq!(disguise(80).len(), 8);
     for options in [vec![1; 4], vec![1; 40], vec![0; 8], disguise(80), vec![7, 7, 4, 0, 0, 0, 0, 0], vec![148, 4, 0, 0]]
     {

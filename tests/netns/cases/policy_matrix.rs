@@ -1,287 +1,222 @@
-//! NP-01: the cases of `network_policy.jsonl` by the real binaries, on one node and across nodes, with and without keys, of
-//! both families and of one alone (underlay and pods).
+//! NP-01: the cases of `network_policy.jsonl` by the real binaries: {one node, three} x {IPv4, IPv6, both} x {STRICT, PERMISSIVE},
+//! and pods without keys beside them.
 //!
-//! Not every one of {one node, three} x {IPv4, IPv6, both} x {STRICT, PERMISSIVE}: in a lab of both families each case is
-//! judged over both, and three nodes hold pairs of one node as well. What is left out is one family alone on one node, and with
-//! each the other mode.
-//!
-//! A line is a case: `pods`, and `steps` that `do` something and then `probe`. A policy has `n`ame, `ns` (namespace), `sel`
-//! (podSelector), `in` and `eg` (rules; a key that is present puts its direction into policyTypes). A rule has `peers` and
-//! `ports`, missing is any; a peer `pod` and `nsl` (selectors; an absent namespace is the policy's own) or `ip` with `except`; a
-//! selector is `{"k":"v"}` or `{"k":["In","v"]}`; a port has `p`rotocol and `port`. `@x/b/4` is the /4 around that pod's
-//! address, `/32` exactly it. `want` says from everything allowed, in order: `-src>dst` denied, `+src>dst` allowed.
+//! A lab is of one placing and of one choice of families; in it each case runs in three sets of namespaces at once, one of each
+//! mode and one of no members. A step is written as one file, whose last policy is about pods that are in no case: one of two
+//! ports is open to them, in turn. When the port that was closed is open on every node, the step counts everywhere, and from then
+//! on nothing may arrive where the step lets nobody: not even later than the probe waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::agent::{Agents, Pair, matches};
+use super::policy_cases::{PODS, Placing, Set};
+use crate::agent::{Agents, Pair};
 use crate::lab::Lab;
 
 pub const CASES: &[(&str, fn())] = &[
-    ("np_01_f15_u01_to_u48_on_one_node_as_permissive_members", || {
-        matrix("nodes: 1", Placing::OneNode, true, "PERMISSIVE")
-    }),
-    ("np_01_f15_u01_to_u48_on_three_nodes_as_strict_members", || matrix("nodes: 3", Placing::Spread, true, "STRICT")),
-    ("np_01_f15_u01_to_u48_on_three_nodes_with_no_member", || matrix("nodes: 3", Placing::Spread, false, "PERMISSIVE")),
-    ("np_01_f15_u01_to_u48_of_ipv4_alone_as_permissive_members", || {
-        matrix("nodes: 3\nfamilies: [ipv4]", Placing::Spread, true, "PERMISSIVE")
-    }),
-    ("np_01_f15_u01_to_u48_of_ipv6_alone_as_strict_members", || {
-        matrix("nodes: 3\nfamilies: [ipv6]", Placing::Spread, true, "STRICT")
-    }),
+    ("np_01_f15_u01_to_u48_on_one_node_of_both_families", || matrix("", Placing::OneNode)),
+    ("np_01_f15_u01_to_u48_on_one_node_of_ipv4_alone", || matrix("families: [ipv4]", Placing::OneNode)),
+    ("np_01_f15_u01_to_u48_on_one_node_of_ipv6_alone", || matrix("families: [ipv6]", Placing::OneNode)),
+    ("np_01_f15_u01_to_u48_on_three_nodes_of_both_families", || matrix("", Placing::Spread)),
+    ("np_01_f15_u01_to_u48_on_three_nodes_of_ipv4_alone", || matrix("families: [ipv4]", Placing::Spread)),
+    ("np_01_f15_u01_to_u48_on_three_nodes_of_ipv6_alone", || matrix("families: [ipv6]", Placing::Spread)),
 ];
 
 const DATA: &str = include_str!("../network_policy.jsonl");
-const PODS: [&str; 8] = ["x/a", "x/b", "x/c", "y/a", "y/b", "y/c", "z/a", "z/b"];
 /// From a written manifest to its effect everywhere, on a machine that does other things as well.
-const SOON: Duration = Duration::from_secs(5);
-/// Seconds that an answer may take.
-const WAIT: f64 = 0.25;
-
-#[derive(Clone, Copy)]
-enum Placing {
-    OneNode,
-    Spread,
-}
+const SOON: Duration = Duration::from_secs(30);
+/// Seconds that an answer may take at first, and at last where one was missing.
+const WAIT: [f64; 2] = [0.25, 4.0];
+/// In no case: one on each of three nodes, or all on one. They come last in whatever order a node takes policies in.
+const WITNESSES: [(&str, &str); 3] = [("zz/1", "n1"), ("zz/2", "n2"), ("zz/3", "n3")];
+/// The ports of them that are open in turn.
+const TURNS: [u16; 2] = [82, 83];
 
 struct Matrix {
     lab: Lab,
     directory: String,
     agents: Agents,
-    members: bool,
+    sets: [Set; 3],
     placing: Placing,
-}
-
-fn namespace(name: &str, is_member: bool, more: &Value) -> Value {
-    let mesh = if is_member { "enabled" } else { "disabled" };
-    let mut labels = json!({"name": name, "weft.dev/mesh": mesh});
-    extend(&mut labels, more);
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-}
-
-fn pod(id: &str, node: &str, more: &Value) -> Value {
-    let (namespace, name) = id.split_once('/').expect("namespace/name");
-    let mut labels = json!({"pod": name});
-    extend(&mut labels, more);
-    let port = |number: u16, protocol: &str| json!({"name": format!("serve-{number}-{}", protocol.to_lowercase()), "containerPort": number, "protocol": protocol});
-    let ports: Vec<_> = (80..84).flat_map(|number| ["TCP", "UDP", "SCTP"].map(|p| port(number, p))).collect();
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels},
-        "spec": {"nodeName": node, "serviceAccountName": name, "containers": [{"name": "main", "command": ["sleep", "infinity"], "ports": ports}]},
-    })
-}
-
-fn extend(object: &mut Value, more: &Value) {
-    object.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
-}
-
-fn node_of(id: &str, placing: Placing) -> &'static str {
-    match (placing, PODS.iter().position(|pod| *pod == id).expect("a pod") % 3) {
-        (Placing::OneNode, _) | (_, 0) => "n1",
-        (Placing::Spread, 1) => "n2",
-        (Placing::Spread, _) => "n3",
-    }
+    steps: usize,
 }
 
 fn documents(all: &[Value]) -> String {
     all.iter().map(|value| format!("{value}\n---\n")).collect()
 }
 
-fn matrix(config: &str, placing: Placing, members: bool, mode: &str) {
-    let namespaces = ["x", "y", "z"].map(|name| namespace(name, members, &json!({})));
-    let pods = PODS.map(|id| pod(id, node_of(id, placing), &json!({})));
-    let scope = json!({
-        "apiVersion": "weft.dev/v1alpha1", "kind": "PeerAuthentication",
-        "metadata": {"name": "default", "namespace": "weft-system"}, "spec": {"mtls": {"mode": mode}},
-    });
-    let all: Vec<_> = namespaces.into_iter().chain(pods).chain([scope]).collect();
-    let lab = Lab::up(config, &documents(&all));
-    let agents = Agents::start(&lab, &PODS);
-    let directory = lab.directory();
-    let mut matrix = Matrix { lab, directory, agents, members, placing };
+fn matrix(families: &str, placing: Placing) {
+    let sets = [("strict", Some("STRICT")), ("open", Some("PERMISSIVE")), ("out", None)];
+    let sets = sets.map(|(name, mode)| Set { name, mode, placing });
+    let witness = |(id, node): (&str, &str)| {
+        let node = if placing == Placing::OneNode { "n1" } else { node };
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "zz", "name": &id[3..]},
+            "spec": {"nodeName": node, "containers": [{"name": "main", "command": ["sleep", "infinity"]}]},
+        })
+    };
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "zz"}});
+    let all = sets.iter().flat_map(Set::manifests).chain([namespace]).chain(WITNESSES.map(witness));
+    let nodes = if placing == Placing::OneNode { 1 } else { 3 };
+    let lab = Lab::up(&format!("nodes: {nodes}\n{families}"), &documents(&all.collect::<Vec<_>>()));
+    let pods: Vec<_> = sets.iter().flat_map(|set| PODS.map(|pod| set.called(pod))).collect();
+    let agents: Vec<_> = pods.iter().map(String::as_str).chain(WITNESSES.map(|(id, _)| id)).collect();
+    let agents = Agents::start(&lab, &agents);
+    let mut matrix = Matrix { directory: lab.directory(), lab, agents, sets, placing, steps: 0 };
+    matrix.modes();
     for protocol in ["TCP", "UDP", "SCTP"] {
-        matrix.settles("without policies", &PODS, protocol, 80, &[]);
+        matrix.settles("without policies", &PODS, protocol, 80, &[], false);
     }
+    matrix.first_turn();
     for line in DATA.lines().filter(|line| line.contains("\"id\":\"U")) {
         matrix.case(&serde_json::from_str(line).expect("a case is JSON"));
     }
+    let late = matrix.agents.late_anywhere();
+    assert!(late.is_empty(), "these came through in the end, where nothing may: {late:?}");
 }
 
 impl Matrix {
+    /// The control: each set has its mode, so that only who is none is refused, and only by STRICT.
+    fn modes(&mut self) {
+        let ends = self.sets.map(|set| set.called("x/a"));
+        let ends: Vec<_> = ends.iter().map(String::as_str).collect();
+        let pairs = self.agents.pairs(&ends);
+        let refused = |pair: &&Pair| pair.from.starts_with("out-") && pair.to.starts_with("strict-");
+        let open: BTreeSet<_> = pairs.iter().filter(|pair| !refused(pair)).cloned().collect();
+        self.becomes("modes", &pairs, &open, "TCP", 80, false);
+    }
+
     fn case(&mut self, case: &Value) {
         let title = format!("{} {}", case["id"].as_str().unwrap_or_default(), case["title"]);
         let pods: Vec<&str> = case["pods"].as_str().expect("pods").split(' ').collect();
-        let mut files = BTreeSet::new();
+        let mut policies = BTreeMap::new();
         let mut relabelled = false;
         for (number, step) in case["steps"].as_array().expect("steps").iter().enumerate() {
             for verb in step["do"].as_array().into_iter().flatten() {
-                relabelled |= self.act(verb, &mut files);
+                relabelled |= self.act(verb, &mut policies);
             }
+            self.write(&policies);
             for probe in step["probe"].as_array().expect("probes") {
                 let want: Vec<_> = probe["want"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
                 let port = u16::try_from(probe["port"].as_u64().expect("a port")).expect("of 16 bits");
                 let protocol = probe["p"].as_str().expect("a protocol");
-                self.settles(&format!("{title}, step {number}"), &pods, protocol, port, &want);
+                self.settles(&format!("{title}, step {number}"), &pods, protocol, port, &want, !relabelled);
             }
         }
-        for file in &files {
-            std::fs::remove_file(format!("{}/{file}", self.directory)).expect("it was put there");
-        }
         if relabelled {
-            let namespaces = ["x", "y", "z"].map(|name| namespace(name, self.members, &json!({})));
-            let pods = pods.iter().map(|id| pod(id, node_of(id, self.placing), &json!({})));
-            let all: Vec<_> = namespaces.into_iter().chain(pods).collect();
+            let all: Vec<_> = self.sets.iter().flat_map(Set::labels).collect();
             self.lab.apply(&documents(&all));
         }
     }
 
-    /// Does what a step says; whether labels are others now.
-    fn act(&self, verb: &Value, files: &mut BTreeSet<String>) -> bool {
-        let text = |index: usize| verb[index].as_str().expect("a name");
-        match text(0) {
+    /// Does what a step says; whether labels are others now. Policies are written with the step.
+    fn act(&self, verb: &Value, policies: &mut BTreeMap<[String; 2], Value>) -> bool {
+        let text = |index: usize| verb[index].as_str().expect("a name").to_owned();
+        let labels = match text(0).as_str() {
             "create" | "update" => {
-                let policy = self.policy(&verb[1]);
-                let file =
-                    format!("case-{}-{}.yaml", verb[1]["ns"].as_str().expect("ns"), verb[1]["n"].as_str().expect("n"));
-                self.write(&file, &policy.to_string());
-                files.insert(file);
+                let key = ["ns", "n"].map(|key| verb[1][key].as_str().expect("a name").to_owned());
+                policies.insert(key, verb[1].clone());
+                return false;
             }
             "delete" => {
-                let file = format!("case-{}-{}.yaml", text(1), text(2));
-                std::fs::remove_file(format!("{}/{file}", self.directory)).expect("it was put there");
-                files.remove(&file);
+                policies.remove(&[text(1), text(2)]).expect("it is there");
+                return false;
             }
-            "labelns" => self.lab.apply(&namespace(text(1), self.members, &verb[2]).to_string()),
-            "labelpod" => self.lab.apply(&pod(text(1), node_of(text(1), self.placing), &verb[2]).to_string()),
+            "labelns" => self.sets.map(|set| set.namespace(&text(1), &verb[2])),
+            "labelpod" => self.sets.map(|set| set.pod(&text(1), &verb[2])),
             other => panic!("no verb {other}"),
-        }
-        text(0).starts_with("label")
-    }
-
-    fn write(&self, file: &str, text: &str) {
-        let beside = format!("{}/.{file}", self.directory);
-        std::fs::write(&beside, text).expect("the directory takes files");
-        std::fs::rename(&beside, format!("{}/{file}", self.directory)).expect("a rename within a folder");
-    }
-
-    fn policy(&self, short: &Value) -> Value {
-        let mut spec = json!({"podSelector": selector(&short["sel"])});
-        let mut types = Vec::new();
-        for (key, field, peers, name) in [("in", "ingress", "from", "Ingress"), ("eg", "egress", "to", "Egress")] {
-            let Some(rules) = short.get(key).and_then(Value::as_array) else { continue };
-            types.push(name);
-            spec[field] = rules.iter().map(|rule| self.rule(rule, peers)).collect();
-        }
-        spec["policyTypes"] = short.get("types").cloned().unwrap_or_else(|| json!(types));
-        json!({
-            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-            "metadata": {"name": short["n"], "namespace": short["ns"]}, "spec": spec,
-        })
-    }
-
-    fn rule(&self, rule: &Value, peers_field: &str) -> Value {
-        let mut out = Map::new();
-        if let Some(peers) = rule.get("peers").and_then(Value::as_array) {
-            out.insert(peers_field.to_owned(), peers.iter().flat_map(|peer| self.peers(peer)).collect());
-        }
-        if let Some(ports) = rule.get("ports").and_then(Value::as_array) {
-            let port = |short: &Value| {
-                let mut port = json!({"protocol": short.get("p").unwrap_or(&json!("TCP"))});
-                for (key, field) in [("port", "port"), ("end", "endPort")] {
-                    if let Some(value) = short.get(key) {
-                        port[field] = value.clone();
-                    }
-                }
-                port
-            };
-            out.insert("ports".to_owned(), ports.iter().map(port).collect());
-        }
-        Value::Object(out)
-    }
-
-    /// A peer; an ipBlock is written for each family that there is.
-    fn peers(&self, peer: &Value) -> Vec<Value> {
-        if let Some(cidr) = peer.get("ip").and_then(Value::as_str) {
-            let except = peer.get("except").and_then(Value::as_array).cloned().unwrap_or_default();
-            let block = |v6: bool| {
-                let except: Vec<_> = except.iter().map(|e| self.cidr(e.as_str().expect("a range"), v6)).collect();
-                json!({"ipBlock": {"cidr": self.cidr(cidr, v6), "except": except}})
-            };
-            return self.agents.families().map(block).collect();
-        }
-        let mut out = Map::new();
-        for (key, field) in [("pod", "podSelector"), ("nsl", "namespaceSelector")] {
-            if let Some(short) = peer.get(key) {
-                out.insert(field.to_owned(), selector(short));
-            }
-        }
-        vec![Value::Object(out)]
-    }
-
-    fn cidr(&self, text: &str, v6: bool) -> String {
-        let (pod, length) = text.trim_start_matches('@').rsplit_once('/').expect("a length");
-        let length = if length == "32" && v6 { "128" } else { length };
-        let net: ipnet::IpNet = format!("{}/{length}", self.agents.ip(pod, v6)).parse().expect("a range");
-        net.trunc().to_string()
-    }
-
-    /// Waits for the matrix that is wanted, and looks once more: it stays, and nothing arrives where nothing may.
-    fn settles(&mut self, title: &str, pods: &[&str], protocol: &str, port: u16, want: &[&str]) {
-        let pairs = self.agents.pairs(pods);
-        let is_open = |pair: &&Pair| {
-            let last = want.iter().rev().find(|entry| {
-                let (from, to) = entry[1..].split_once('>').expect("src>dst");
-                matches(from, &pair.from) && matches(to, &pair.to)
-            });
-            last.is_none_or(|entry| entry.starts_with('+'))
         };
-        let open: BTreeSet<Pair> = pairs.iter().filter(is_open).cloned().collect();
+        self.lab.apply(&documents(&labels));
+        true
+    }
+
+    /// Closes one port of the witnesses, which have all been open until now.
+    fn first_turn(&mut self) {
+        let port = self.put(&BTreeMap::new());
+        let pairs = self.agents.pairs(&WITNESSES.map(|(id, _)| id));
         let begin = Instant::now();
+        let closed = TURNS.into_iter().find(|turn| *turn != port).expect("two ports");
+        while !self.agents.probe(&pairs, &BTreeSet::new(), "UDP", closed, WAIT[0]).arrived.is_empty() {
+            assert!(begin.elapsed() < SOON, "the first policy does not count on every node:\n{}", self.rules());
+        }
+        // what came through until then was not too late
+        self.agents.late_anywhere();
+    }
+
+    /// Writes the policies of a step in each set, and waits until they count on every node.
+    fn write(&mut self, policies: &BTreeMap<[String; 2], Value>) {
+        let port = self.put(policies);
+        let pairs = self.agents.pairs(&WITNESSES.map(|(id, _)| id));
+        let (begin, mut wait) = (Instant::now(), WAIT[0] / 8.0);
+        let all: BTreeSet<_> = pairs.iter().cloned().collect();
+        while self.agents.probe(&pairs, &all, "UDP", port, wait).answered != all {
+            assert!(begin.elapsed() < SOON, "step {} does not count on every node:\n{}", self.steps, self.rules());
+            wait = (wait * 1.5).min(WAIT[1]);
+        }
+    }
+
+    /// Writes the policies of a step in each set; the port that is open to the witnesses then.
+    fn put(&mut self, policies: &BTreeMap<[String; 2], Value>) -> u16 {
+        self.steps += 1;
+        let port = TURNS[self.steps % TURNS.len()];
+        let of_set = |set: &Set| policies.values().map(|short| set.policy(short, &self.agents)).collect::<Vec<_>>();
+        let mut all: Vec<_> = self.sets.iter().flat_map(of_set).collect();
+        all.push(json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "zz", "namespace": "zz"},
+            "spec": {"podSelector": {}, "ingress": [{"ports": [{"protocol": "UDP", "port": port}]}]},
+        }));
+        let beside = format!("{}/.policies", self.directory);
+        std::fs::write(&beside, documents(&all)).expect("the directory takes files");
+        std::fs::rename(&beside, format!("{}/policies.yaml", self.directory)).expect("a rename within a folder");
+        port
+    }
+
+    /// The matrix of one probe, in each set.
+    fn settles(&mut self, title: &str, pods: &[&str], protocol: &str, port: u16, want: &[&str], at_once: bool) {
+        let (mut pairs, mut open) = (Vec::new(), BTreeSet::new());
+        for set in self.sets {
+            let pods: Vec<_> = pods.iter().map(|pod| set.called(pod)).collect();
+            let own = self.agents.pairs(&pods.iter().map(String::as_str).collect::<Vec<_>>());
+            open.extend(own.iter().filter(|pair| set.is_open(pair, want)).cloned());
+            pairs.extend(own);
+        }
+        self.becomes(title, &pairs, &open, protocol, port, at_once);
+    }
+
+    /// Waits until what is to be open is. What is not must be closed then, or `at_once`.
+    fn becomes(
+        &mut self,
+        title: &str,
+        pairs: &[Pair],
+        open: &BTreeSet<Pair>,
+        protocol: &str,
+        port: u16,
+        at_once: bool,
+    ) {
+        let (begin, mut wait) = (Instant::now(), WAIT[0]);
         loop {
-            let seen = self.agents.probe(&pairs, &open, protocol, port, WAIT);
-            if seen.answered == open && seen.arrived == open {
+            let seen = self.agents.probe(pairs, open, protocol, port, wait);
+            let late = self.agents.late();
+            let missing: Vec<_> = open.difference(&seen.answered).chain(open.difference(&seen.arrived)).collect();
+            let leaked = seen.answered.union(&seen.arrived).filter(|pair| !open.contains(pair)).chain(&late);
+            let leaked: Vec<_> = leaked.collect();
+            if missing.is_empty() && leaked.is_empty() {
                 return;
             }
-            let late = begin.elapsed() > SOON;
-            let missing: Vec<_> = open.difference(&seen.answered).collect();
-            let leaked: Vec<_> = seen.answered.union(&seen.arrived).filter(|pair| !open.contains(pair)).collect();
-            assert!(!late, "{title}, {protocol} {port}:\nmissing {missing:?}\nleaked {leaked:?}\n{}", self.rules());
+            wait = (wait * 2.0).min(WAIT[1]);
+            let over = begin.elapsed() > SOON || at_once && !leaked.is_empty();
+            assert!(!over, "{title}, {protocol} {port}:\nmissing {missing:?}\nleaked {leaked:?}\n{}", self.rules());
         }
     }
 
     fn rules(&self) -> String {
-        let mut text = BTreeMap::new();
-        for node in ["n1", "n2", "n3"].iter().take(if matches!(self.placing, Placing::OneNode) { 1 } else { 3 }) {
+        let mut text = String::new();
+        for node in ["n1", "n2", "n3"].iter().take(if self.placing == Placing::OneNode { 1 } else { 3 }) {
             let tables = self.lab.exec(&format!("node/{node}"), &["nft", "-n", "list", "ruleset"]);
-            text.insert(*node, String::from_utf8_lossy(&tables.stdout).into_owned());
+            text += &format!("{node}:\n{}\n", String::from_utf8_lossy(&tables.stdout));
         }
-        text.into_iter().map(|(node, rules)| format!("{node}:\n{rules}\n")).collect()
+        text
     }
-}
-
-fn selector(short: &Value) -> Value {
-    let (mut labels, mut expressions) = (Map::new(), Vec::new());
-    for (key, value) in short.as_object().expect("a selector is a map") {
-        match value.as_array().map(Vec::as_slice) {
-            None => drop(labels.insert(key.clone(), value.clone())),
-            Some([operator, values @ ..]) => {
-                let mut expression = json!({"key": key, "operator": operator});
-                if !values.is_empty() {
-                    expression["values"] = json!(values);
-                }
-                expressions.push(expression);
-            }
-            Some([]) => panic!("an expression needs an operator"),
-        }
-    }
-    let mut out = Map::new();
-    if !labels.is_empty() {
-        out.insert("matchLabels".to_owned(), Value::Object(labels));
-    }
-    if !expressions.is_empty() {
-        out.insert("matchExpressions".to_owned(), Value::Array(expressions));
-    }
-    Value::Object(out)
 }
