@@ -1,7 +1,7 @@
 //! The Helm chart, made from the very manifests that kustomize reads: their text, with values put in at named places.
 //!
 //! ```text
-//! Chart.yaml  values.yaml  crds/crds.yaml  templates/{namespace,rbac,admission,controller,node,strict}.yaml
+//! Chart.yaml  values.yaml  crds/crds.yaml  templates/{namespace,rbac,admission,controller,node,strict}.yaml  templates/NOTES.txt
 //! ```
 //!
 //! With the values as they are the chart renders what `manifests/overlays/default` does; each overlay is a few values.
@@ -93,6 +93,15 @@ node:
     limits: {memory: 256Mi}
 ";
 
+/// What Helm says after an installation.
+const NOTES: &str = "\
+Weft comes to every node: kubectl -n weft-system rollout status daemonset/weft-node, or meshctl check
+Enrol a namespace:        kubectl label namespace NAME weft.dev/mesh=enabled
+Take Weft away:           meshctl uninstall --yes, and only then helm uninstall {{ .Release.Name }} -n {{ .Release.Namespace }}
+
+helm uninstall alone deletes objects and cleans no node: mesh-cni would stay in the runtime's network list, and no new pod would start.
+";
+
 /// The chart's files, by their path in it.
 ///
 /// # Errors
@@ -111,6 +120,7 @@ pub(crate) fn files() -> anyhow::Result<Vec<(String, String)>> {
     for file in ["namespace", "rbac", "admission", "controller", "node"] {
         out.push((format!("templates/{file}.yaml"), template(file)?));
     }
+    out.push(("templates/NOTES.txt".to_owned(), NOTES.to_owned()));
     let strict = manifest("overlays/strict/strict.yaml")?;
     out.push(("templates/strict.yaml".to_owned(), format!("{{{{- if .Values.strict }}}}\n{strict}{{{{- end }}}}\n")));
     Ok(out)
