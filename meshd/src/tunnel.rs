@@ -30,6 +30,8 @@ pub(crate) fn run(config: &TunnelConfig) -> anyhow::Result<()> {
         mtu: MTU,
         offload: !config.no_offload,
         class: config.dscp,
+        // the other end may be a stock peer
+        probes: false,
         threads: config.data_threads,
     };
     let (data, mut events) = datapath::spawn(&path)?;

@@ -29,6 +29,7 @@ mod foreign;
 mod hooks;
 mod inbound;
 mod outbound;
+mod probing;
 
 pub use outbound::Path;
 

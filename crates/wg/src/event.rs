@@ -45,6 +45,13 @@ pub enum Event<L, P> {
         /// Epoch of the peer's static key.
         peer_epoch: u64,
     },
+    /// A peer has answered [`crate::Engine::probe`].
+    ProbeAnswered {
+        /// Where the answer came from.
+        from: SocketAddr,
+        /// The number of the question.
+        number: u64,
+    },
     /// A session ended in good order.
     SessionRetired {
         /// Our identity.

@@ -53,6 +53,7 @@ mod noise;
 mod pair;
 mod parked;
 mod peer;
+mod probe;
 mod random;
 mod replay;
 mod session;

@@ -13,6 +13,7 @@ mod outbound;
 mod outbox;
 mod outer;
 mod pieces;
+mod probing;
 mod repeats;
 mod source;
 mod train;
@@ -61,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) offload: bool,
     /// Traffic class of the outer packets.
     pub(crate) class: ClassPolicy,
+    /// Whether peers answer probes of their paths: other nodes do, a stock peer does not.
+    pub(crate) probes: bool,
     /// How many data threads: a power of two up to [`SHARDS_MAX`].
     pub(crate) threads: usize,
 }
@@ -135,7 +138,7 @@ fn worker(
     let mut engine = wg::Engine::new(seed, SystemTime::now(), Instant::now()).with_shard(exchange.shard());
     engine.set_mtu(config.mtu);
     let outer = Outer::new(udp, config.offload, Arc::clone(counters), Instant::now());
-    let outbound = Outbound::new(config.mtu, config.class, Arc::clone(counters));
+    let outbound = Outbound::new(config.mtu, config.class, Arc::clone(counters)).with_probes(config.probes);
     Ok(Worker::new(engine, (inner, outer), outbound, commands, (poll, exchange), events))
 }
 

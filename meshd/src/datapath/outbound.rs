@@ -1,5 +1,6 @@
 //! From the overlay to the underlay: super packets are cut, sealed where they lie, and sent many at a time.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use super::counters::Counters;
 use super::outbox::{Heading, Outbox};
 use super::outer::Outer;
 use super::pieces::Pieces;
+use super::probing::{Probing, Step};
 use super::repeats::Repeats;
 
 /// What every path carries of IPv6 without its sender's doing, in bytes (RFC 8200 §5).
@@ -33,6 +35,8 @@ pub(super) struct Outbound {
     mtu: usize,
     class: ClassPolicy,
     repeats: Repeats,
+    /// `None` where peers do not answer.
+    probing: Option<Probing>,
     counters: Arc<Counters>,
 }
 
@@ -68,7 +72,21 @@ impl Outbound {
     pub(super) fn new(mtu: usize, class: ClassPolicy, counters: Arc<Counters>) -> Self {
         let [scratch, finished] = [(); 2].map(|()| vec![0; SCRATCH_BYTES].into_boxed_slice());
         let answer = vec![0; TOO_BIG_MAX].into_boxed_slice();
-        Self { outbox: Outbox::new(), scratch, finished, answer, mtu, class, repeats: Repeats::new(), counters }
+        let (outbox, repeats) = (Outbox::new(), Repeats::new());
+        Self { outbox, scratch, finished, answer, mtu, class, repeats, probing: None, counters }
+    }
+
+    /// Whether peers answer probes of their paths.
+    pub(super) fn with_probes(mut self, probes: bool) -> Self {
+        self.probing = probes.then(Probing::default);
+        self
+    }
+
+    /// The peer at `from` has answered the probe with this number.
+    pub(super) fn answered(&mut self, from: SocketAddr, number: u64) {
+        if let Some(probing) = &mut self.probing {
+            probing.answered(from, number);
+        }
     }
 
     pub(super) fn set_mtu(&mut self, mtu: usize) {
@@ -86,12 +104,11 @@ impl Outbound {
         now: Instant,
     ) -> Option<usize> {
         let path = engine.path(packet, now);
-        if let Some(to) = path.map(|path| path.endpoint())
-            && offload.segment_bytes == 0
-            && packet.len() > outer.least(to)
-            && self.repeats.notes(packet, now)
-        {
-            outer.swallows(to);
+        if let Some(path) = path.filter(|path| packet.len() > outer.least(path.endpoint())) {
+            if offload.segment_bytes == 0 && self.repeats.notes(packet, now) {
+                outer.swallows(path.endpoint());
+            }
+            self.probe((engine, outer), path, now);
         }
         let limit = path.and_then(|path| outer.limit(path.endpoint())).map_or(self.mtu, |limit| limit.min(self.mtu));
         let class = IpPacket::parse(packet).map_or(0, |packet| self.class.of(packet.traffic_class()));
@@ -103,6 +120,24 @@ impl Outbound {
             Err(SegmentError::Parse(_) | SegmentError::Mismatch) => drop(engine.handle_packet(&[], now)),
         }
         None
+    }
+
+    /// Long packets are on their way: whether such datagrams arrive is asked now and then, where that is not known.
+    fn probe(&mut self, (engine, outer): (&mut Engine<SpiffeId, PeerName>, &mut Outer), path: Path, now: Instant) {
+        let to = path.endpoint();
+        let limit = outer.limit(to).map_or(self.mtu, |limit| limit.min(self.mtu));
+        let Some(probing) = self.probing.as_mut().filter(|_| limit > outer.least(to)) else { return };
+        match probing.notes(to, now) {
+            Step::Go => {}
+            Step::Ask => {
+                if let Some(short) = engine.probe(&path, 0, now)
+                    && let Some(long) = engine.probe(&path, limit, now)
+                {
+                    probing.asked(to, [short, long], now);
+                }
+            }
+            Step::Swallows => outer.swallows(to),
+        }
     }
 
     /// What the sender of the last packet is to be told: `length` bytes.

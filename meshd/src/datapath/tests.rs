@@ -38,6 +38,7 @@ fn config() -> Config {
         mtu: 1420,
         offload: true,
         class: ClassPolicy::Fixed(0),
+        probes: false,
         threads: 1,
     }
 }
@@ -56,8 +57,11 @@ impl Node {
     }
 
     fn start_with(netns: Netns, n: u8, threads: usize) -> Self {
-        let config = Config { threads, ..config() };
-        let (handle, events) = netns.within(|| spawn(&config)).unwrap().unwrap();
+        Self::start_from(netns, n, &Config { threads, ..config() })
+    }
+
+    fn start_from(netns: Netns, n: u8, config: &Config) -> Self {
+        let (handle, events) = netns.within(|| spawn(config)).unwrap().unwrap();
         for address in Self::addresses(n) {
             own(&netns, address);
         }
@@ -168,8 +172,13 @@ impl Node {
 
 /// Two nodes that know each other, by way of the underlay's IPv4 or IPv6.
 fn pair(v6: bool) -> [Node; 2] {
+    pair_of(v6, &config())
+}
+
+/// Two that are made with this.
+fn pair_of(v6: bool, config: &Config) -> [Node; 2] {
     let [a, b] = two_nodes();
-    let nodes = [Node::start(a, 1), Node::start(b, 2)];
+    let nodes = [Node::start_from(a, 1, config), Node::start_from(b, 2, config)];
     nodes[0].introduce(2, Some(Node::endpoint(2, v6)));
     nodes[1].introduce(1, Some(Node::endpoint(1, v6)));
     nodes

@@ -303,6 +303,10 @@ impl Worker {
     fn report(&mut self) {
         self.counters.show_engine(self.engine.counters());
         while let Some(event) = self.engine.poll_event() {
+            if let wg::Event::ProbeAnswered { from, number } = event {
+                self.outbound.answered(from, number);
+                continue;
+            }
             if let Err(TrySendError::Full(_)) = self.events.try_send(Event::Engine(event)) {
                 self.counters.event_lost();
             }

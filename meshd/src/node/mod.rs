@@ -111,6 +111,7 @@ fn data_path(config: &NodeConfig, mesh_mtu: u32) -> datapath::Config {
         mtu: usize::try_from(mesh_mtu).unwrap_or(usize::MAX),
         offload: !config.no_offload,
         class: config.dscp,
+        probes: true,
         threads: config.data_threads,
     }
 }

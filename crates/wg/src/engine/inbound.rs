@@ -21,6 +21,7 @@ use crate::noise::Claim;
 use crate::pair::Pair;
 use crate::parked::{PARKED_AGE, ParkedInitiation};
 use crate::peer::{PeerAt, Peers};
+use crate::probe::Probe;
 use crate::session::{Epochs, Session};
 use crate::session_key::Renewal;
 use crate::shard::Foreign;
@@ -155,7 +156,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
         if sealed.is_empty() {
             return Ok(Received::Consumed);
         }
-        let inner = IpPacket::parse(sealed).map_err(|_malformed| DropReason::Malformed)?;
+        let Ok(inner) = IpPacket::parse(sealed) else {
+            return self.take_probe(slot, from, Probe::parse(sealed), now).map(|()| Received::Consumed);
+        };
         self.check(slot, pair, (inner.source(), inner.destination()))?;
         let packet = HEADROOM..HEADROOM + inner.total_length();
         if let Some(session) = self.sessions.get_mut(slot) {

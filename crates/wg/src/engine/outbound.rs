@@ -27,7 +27,7 @@ const PADDING: usize = 16;
 /// The way that the packets of one flow take right now; good for one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
-    slot: Slot,
+    pub(super) slot: Slot,
     endpoint: SocketAddr,
 }
 

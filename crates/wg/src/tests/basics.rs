@@ -109,3 +109,37 @@ fn the_engine_can_move_to_its_thread() {
     const fn is_send<T: Send>() {}
     is_send::<crate::Engine<u8, u8>>();
 }
+
+/// A question as long as asked for is answered with a short one, to whoever has a session; nothing of it reaches a workload.
+#[test]
+fn a_probe_is_answered_by_a_peer_and_by_nobody_else() {
+    let mut world = World::friends(&["alice", "bob"]);
+    world.say("alice", "bob", b"hello");
+    world.run();
+    world.log.clear();
+    world.node("alice").events.clear();
+    let now = world.now;
+    let packet = udp(v4("alice"), v4("bob"), b"x");
+    let engine = &mut world.node("alice").engine;
+    let path = engine.path(&packet, now).unwrap();
+    let numbers = [0, 1420].map(|length| engine.probe(&path, length, now).unwrap());
+    assert_ne!(numbers[0], numbers[1]);
+    world.collect();
+    let questions: Vec<_> = world.wire.iter().cloned().collect();
+    world.run();
+    assert_eq!(world.log.iter().map(|datagram| datagram.bytes.len()).collect::<Vec<_>>(), [48, 1452, 48, 48]);
+    let answers = numbers.map(|number| Event::ProbeAnswered { from: outer("bob"), number });
+    assert_eq!(world.node("alice").events, answers);
+    assert_eq!(world.node("bob").payloads(), [b"hello"]);
+    // played again, and changed on the way
+    world.log.clear();
+    for question in &questions {
+        world.deliver(question);
+        let mut forged = question.clone();
+        forged.bytes[20] ^= 1;
+        forged.bytes[8] += 9;
+        world.deliver(&forged);
+    }
+    world.run();
+    assert!(world.log.is_empty(), "nobody else is answered");
+}

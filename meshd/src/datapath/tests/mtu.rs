@@ -6,14 +6,20 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::underlay::ip;
-use super::{Node, pair, send};
+use super::{Config, Node, config, pair, pair_of, send};
 
 /// In what time a stream finds its way where long datagrams vanish, from its first byte to its last.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
 
+/// After what time a datagram counts as lost for ever; never waited for when all is well.
+const PATH_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Two nodes whose devices take what the link would, as the kernel shell sets them.
 fn wide_pair(v6: bool) -> [Node; 2] {
-    let nodes = pair(v6);
+    widen(pair(v6))
+}
+
+fn widen(nodes: [Node; 2]) -> [Node; 2] {
     for node in &nodes {
         ip(&node.netns, "link set mesh0 mtu 1500");
     }
@@ -156,4 +162,37 @@ fn mf_12_a_path_that_swallows_long_datagrams_is_found_out() {
         }
         assert!(took.iter().any(|took| *took < RECOVERY_MAX), "a stream took {took:?}");
     }
+}
+
+/// The same where nothing inside answers, as of a sender of datagrams: the other node is asked, and the sender is told.
+#[test]
+fn mf_12_a_path_that_swallows_is_found_out_without_tcp() {
+    // each takes its four seconds
+    std::thread::scope(|scope| [false, true].map(|v6| drop(scope.spawn(move || datagrams_find_their_way(v6)))));
+}
+
+fn datagrams_find_their_way(v6: bool) {
+    let [a, b] = widen(pair_of(v6, &Config { probes: true, ..config() }));
+    send(&a, &b, false, 1);
+    let (sender, receiver) = (a.socket(false), b.socket(false));
+    receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let to = receiver.local_addr().unwrap();
+    let until_it_arrives = |n: u8| {
+        let (begin, mut received) = (Instant::now(), [0; 2048]);
+        loop {
+            // told of the path, the socket refuses one, and cuts the next
+            let _told = sender.send_to(&[n; 1372], to);
+            if receiver.recv(&mut received).is_ok_and(|length| received[..length] == [n; 1372]) {
+                return;
+            }
+            assert!(begin.elapsed() < PATH_PATIENCE, "long datagrams are lost for ever");
+        }
+    };
+    until_it_arrives(1);
+    swallow_long(&a, &b);
+    until_it_arrives(2);
+    assert!(swallowed(&b) > 0, "nothing was swallowed");
+    // the kernel has kept what the sender was told
+    let (arrived, said) = ping(&a, &b, false, "do", 1400);
+    assert!(!arrived && said.contains(if v6 { "1200" } else { "1216" }), "{said}");
 }
