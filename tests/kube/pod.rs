@@ -140,7 +140,7 @@ impl Pod {
     /// Waits until the server answers, or until it does not.
     pub fn gets(&self, to: &str, answers: bool) {
         let what = format!("{} {} {to}", self.name, if answers { "reaches" } else { "is refused by" });
-        eventually(&what, Duration::from_secs(10), || (self.get(to).is_some() == answers).then_some(()));
+        eventually(&what, Duration::from_secs(30), || (self.get(to).is_some() == answers).then_some(()));
     }
 
     /// Starts a conversation with a pod's echo server, a marked line every 20 ms, for so many seconds; returns when the first

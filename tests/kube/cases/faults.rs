@@ -26,7 +26,7 @@ fn the_daemon_is_killed(cluster: &Cluster) {
     cluster.apply(&peer_authentication("killed", "STRICT"));
     let (client, server) = (&pods[0], &pods[1]);
     for ip in &server.ips {
-        client.pings_within(*ip, Duration::from_secs(10));
+        client.pings_within(*ip, Duration::from_secs(30));
     }
     let capture = cluster.capture();
     let talks = server.ips.iter().map(|ip| client.talk(*ip, 8)).collect::<Vec<_>>();
@@ -45,7 +45,7 @@ fn the_daemon_is_killed(cluster: &Cluster) {
 fn the_daemons_are_rolled(cluster: &Cluster) {
     let pods = cluster.pods("rolled", true, &[("client", "n1"), ("server", "n2")]);
     let (client, server) = (&pods[0], &pods[1]);
-    client.pings_within(server.ip(false), Duration::from_secs(10));
+    client.pings_within(server.ip(false), Duration::from_secs(30));
     // a policy that lets nobody else in: what the other configuration does not enforce
     cluster.apply(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed, namespace: rolled}\n\
@@ -79,7 +79,7 @@ fn kubelets_and_runtimes_are_restarted(cluster: &Cluster) {
     let pods = cluster.pods("restarted", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("restarted", "STRICT"));
     let (client, server) = (&pods[0], &pods[1]);
-    client.pings_within(server.ip(true), Duration::from_secs(10));
+    client.pings_within(server.ip(true), Duration::from_secs(30));
     let uids = |cluster: &Cluster| {
         let path = "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[0].restartCount}\n{end}";
         cluster.kubectl(&["-n", "restarted", "get", "pods", "client", "server", "-o", path])
@@ -98,7 +98,7 @@ fn kubelets_and_runtimes_are_restarted(cluster: &Cluster) {
         let name = format!("after-{program}");
         cluster.apply(&pod("restarted", &name, "n2", READY));
         let late = cluster.pod(&format!("restarted/{name}"));
-        client.pings_within(late.ip(false), Duration::from_secs(15));
+        client.pings_within(late.ip(false), Duration::from_secs(30));
         assert_eq!(client.echo(late.ip(false), MARKER).as_deref(), Some(MARKER));
         let (lines, gap) = talk.finish();
         eprintln!("{program} killed on both nodes: {lines} lines, none lost, longest wait {gap:.2} s");
@@ -225,7 +225,7 @@ fn the_list_is_rewritten(cluster: &Cluster) {
         cluster.must_on("n2", &format!("cat {list}")).contains("mesh-cni").then_some(())
     });
     let pods = cluster.pods("rewritten", true, &[("client", "n1"), ("server", "n2")]);
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
     cluster.delete_namespaces(&["rewritten"]);
 }
 
@@ -233,7 +233,7 @@ fn a_node_is_rebooted(cluster: &Cluster) {
     let plain = cluster.pods("reboot-plain", false, &[("stranger", "n1")]);
     let pods = cluster.pods("reboot", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("reboot", "STRICT"));
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
     let capture = cluster.capture();
     cluster.power_off("n2");
     cluster.boot("n2");

@@ -38,7 +38,7 @@ fn nodes_and_pods(cluster: &Cluster) {
         eventually("a pod reaches the other node", Duration::from_secs(10), answered);
     };
     for ip in pods[1].ips.iter().chain(&pods[0].ips) {
-        pods[0].pings_within(*ip, Duration::from_secs(10));
+        pods[0].pings_within(*ip, Duration::from_secs(30));
     }
     let capture = cluster.capture();
     for index in [0, 1] {
@@ -134,7 +134,7 @@ fn a_user_of_one_namespace(cluster: &Cluster) {
         "{\"status\":{\"podIP\":\"10.88.2.2\"}}",
     ]);
     assert!(!status.status.success(), "a user sets a pod's address");
-    liar.pings_within(ip, Duration::from_secs(10));
+    liar.pings_within(ip, Duration::from_secs(30));
     // its name is what the API server says of its account, and its address is its own
     let peers = cluster.json(&["get", "meshendpointslice", "n1"]);
     let endpoints = peers["spec"]["endpoints"].as_array().expect("endpoints").clone();

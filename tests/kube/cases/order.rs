@@ -71,7 +71,7 @@ fn api_server_behind_the_mesh(cluster: &Cluster) {
     });
     eprintln!("{:.1} s after the restart a new pod runs on the node behind the mesh", took.as_secs_f64());
     let late = cluster.pod("behind/late");
-    late.pings_within(relay.ip(true), Duration::from_secs(10));
+    late.pings_within(relay.ip(true), Duration::from_secs(30));
     cluster.apply(&peer_authentication("behind", "PERMISSIVE"));
     plain[0].gets(&web, true);
     let connections = cluster.must_on("n1", "ss -Htnp state established | grep '\"meshd\"'");

@@ -28,7 +28,7 @@ fn a_policy_cuts(cluster: &Cluster) {
     let server = &pods[2];
     let callers: [&Pod; 2] = [&pods[0], &pods[1]];
     for caller in callers {
-        caller.pings_within(server.ip(false), Duration::from_secs(10));
+        caller.pings_within(server.ip(false), Duration::from_secs(30));
     }
     let loads: Vec<_> =
         callers.iter().flat_map(|caller| server.ips.iter().map(|ip| caller.until_cut(*ip, 30))).collect();

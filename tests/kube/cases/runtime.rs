@@ -21,7 +21,7 @@ fn a_namespace_is_gone(cluster: &Cluster) {
     let pods = cluster.pods("ended", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("ended", "STRICT"));
     let server = &pods[1];
-    pods[0].pings_within(server.ip(false), Duration::from_secs(10));
+    pods[0].pings_within(server.ip(false), Duration::from_secs(30));
     let mentions = |what: &str| cluster.must_on("n2", &format!("{what} | grep -c {} || true", server.ip(false)));
     assert_ne!(mentions("nft list ruleset").trim(), "0", "the pod is in the filter");
     // its mount goes: the runtime's DEL has an empty CNI_NETNS, and so has the second one that the kubelet asks for
@@ -87,7 +87,7 @@ fn the_runtime_asks(cluster: &Cluster) {
     });
     // and its pods are served as before
     let pods = cluster.pods("asked", true, &[("client", "n1"), ("server", "n2")]);
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
     cluster.delete_namespaces(&["asked"]);
 }
 

@@ -13,7 +13,7 @@ pub const CASES: &[(&str, Case)] =
 
 /// A kind that is not there is asked for every half a minute.
 const INSTALLED: Duration = Duration::from_secs(45);
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const KINDS: [(&str, &str, &str); 3] = [
     ("ClusterNetworkPolicy", "v1alpha2", "clusternetworkpolicies"),
     ("AdminNetworkPolicy", "v1alpha1", "adminnetworkpolicies"),

@@ -31,7 +31,7 @@ fn from_apply_to_encrypted_traffic(cluster: &Cluster) {
         let keyed =
             || cluster.must_on("n1", &format!("ip route get {ip} mark 0x01000000")).contains("mesh0").then_some(());
         eventually("the server's address leads to mesh0", Duration::from_secs(10), keyed);
-        client.pings_within(*ip, Duration::from_secs(10));
+        client.pings_within(*ip, Duration::from_secs(30));
     }
     let capture = cluster.capture();
     for ip in &server.ips {

@@ -34,7 +34,7 @@ pub fn remember(cluster: &Cluster) {
 fn uninstall_leaves_nothing(cluster: &Cluster) {
     // pods that were made with mesh-cni, and a conversation that goes on
     let pods = cluster.pods("survivors", true, &[("client", "n1"), ("server", "n2")]);
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(10));
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
     let talks: Vec<_> = pods[1].ips.iter().map(|ip| pods[0].talks(*ip, 5, 20)).collect();
     // what the component of the start-up taint adds for the whole cluster
     for file in ["rbac.yaml", "admission.yaml"] {

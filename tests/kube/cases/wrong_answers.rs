@@ -44,7 +44,7 @@ impl World<'_> {
     /// Waits until strangers are let in, or not; how long that took.
     fn await_open(&self, what: &str, wanted: bool) -> f64 {
         let what = format!("{what}: strangers {} let in", if wanted { "are" } else { "are not" });
-        eventually(&what, Duration::from_secs(10), || (self.is_open() == wanted).then_some(())).1.as_secs_f64()
+        eventually(&what, Duration::from_secs(30), || (self.is_open() == wanted).then_some(())).1.as_secs_f64()
     }
 
     /// One fault from its begin to the end of its consequences. A change that is written at its begin must not be half known:
