@@ -1,8 +1,8 @@
 //! NP-01: the cases of `network_policy.jsonl` by the real binaries: {one node, three} x {IPv4, IPv6, both} x {STRICT, PERMISSIVE},
-//! and pods without keys beside them.
+//! and pods without keys beside them where there are both families.
 //!
-//! A lab is of one placing and of one choice of families; in it each case runs in three sets of namespaces at once, one of each
-//! mode and one of no members. A step is written as one file, whose last policy is about pods that are in no case: one of two
+//! A lab is of one placing and of one choice of families; in it each case runs in two or three sets of namespaces at once, one of
+//! each mode and one of no members. A step is written as one file, whose last policy is about pods that are in no case: one of two
 //! ports is open to them, in turn. When the port that was closed is open on every node, the step counts everywhere, and from then
 //! on nothing may arrive where the step lets nobody: not even later than the probe waits for it.
 
@@ -38,7 +38,7 @@ struct Matrix {
     lab: Lab,
     directory: String,
     agents: Agents,
-    sets: [Set; 3],
+    sets: Vec<Set>,
     placing: Placing,
     steps: usize,
 }
@@ -49,7 +49,8 @@ fn documents(all: &[Value]) -> String {
 
 fn matrix(families: &str, placing: Placing) {
     let sets = [("strict", Some("STRICT")), ("open", Some("PERMISSIVE")), ("out", None)];
-    let sets = sets.map(|(name, mode)| Set { name, mode, placing });
+    let count = if families.is_empty() { 3 } else { 2 };
+    let sets: Vec<_> = sets.into_iter().take(count).map(|(name, mode)| Set { name, mode, placing }).collect();
     let witness = |(id, node): (&str, &str)| {
         let node = if placing == Placing::OneNode { "n1" } else { node };
         json!({
@@ -80,10 +81,11 @@ fn matrix(families: &str, placing: Placing) {
 impl Matrix {
     /// The control: each set has its mode, so that only who is none is refused, and only by STRICT.
     fn modes(&mut self) {
-        let ends = self.sets.map(|set| set.called("x/a"));
-        let ends: Vec<_> = ends.iter().map(String::as_str).collect();
+        let ends: Vec<_> = self.sets.iter().map(|set| set.called("x/a")).collect();
+        let ends: Vec<_> = ends.iter().map(String::as_str).chain(WITNESSES.map(|(id, _)| id)).collect();
         let pairs = self.agents.pairs(&ends);
-        let refused = |pair: &&Pair| pair.from.starts_with("out-") && pair.to.starts_with("strict-");
+        let is_member = |pod: &str| pod.starts_with("strict-") || pod.starts_with("open-");
+        let refused = |pair: &&Pair| !is_member(&pair.from) && pair.to.starts_with("strict-");
         let open: BTreeSet<_> = pairs.iter().filter(|pair| !refused(pair)).cloned().collect();
         self.becomes("modes", &pairs, &open, "TCP", 80, false);
     }
@@ -124,8 +126,8 @@ impl Matrix {
                 policies.remove(&[text(1), text(2)]).expect("it is there");
                 return false;
             }
-            "labelns" => self.sets.map(|set| set.namespace(&text(1), &verb[2])),
-            "labelpod" => self.sets.map(|set| set.pod(&text(1), &verb[2])),
+            "labelns" => self.sets.iter().map(|set| set.namespace(&text(1), &verb[2])).collect::<Vec<_>>(),
+            "labelpod" => self.sets.iter().map(|set| set.pod(&text(1), &verb[2])).collect(),
             other => panic!("no verb {other}"),
         };
         self.lab.apply(&documents(&labels));
@@ -176,7 +178,7 @@ impl Matrix {
     /// The matrix of one probe, in each set.
     fn settles(&mut self, title: &str, pods: &[&str], protocol: &str, port: u16, want: &[&str], at_once: bool) {
         let (mut pairs, mut open) = (Vec::new(), BTreeSet::new());
-        for set in self.sets {
+        for set in &self.sets {
             let pods: Vec<_> = pods.iter().map(|pod| set.called(pod)).collect();
             let own = self.agents.pairs(&pods.iter().map(String::as_str).collect::<Vec<_>>());
             open.extend(own.iter().filter(|pair| set.is_open(pair, want)).cloned());
