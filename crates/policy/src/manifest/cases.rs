@@ -247,3 +247,32 @@ fn a_pod_that_is_not_there_yet_is_judged_by_its_labels() {
     let flow = Flow { source: end("b"), destination: end("a"), protocol: 6, port: Some(80), proven: true };
     assert_eq!(judge(&read, &flow).reason, Reason::Isolated);
 }
+
+/// Who or what a rule excepts is all that it is not about, whatever it does.
+#[test]
+fn what_is_excepted_is_not_meant() {
+    let from = |source: Value| json!({"from": [{"source": source}]});
+    // of each the excepted one is x/b, and port 80 where it is about ports
+    for (rule, other) in [
+        (from(json!({"notPrincipals": ["td/ns/x/sa/b"]})), ("10.0.0.3", 80)),
+        (from(json!({"notNamespaces": ["x"]})), ("10.0.0.4", 80)),
+        (from(json!({"notIpBlocks": ["10.0.0.2/32"]})), ("10.0.0.3", 80)),
+        (from(json!({"ipBlocks": ["10.0.0.0/24"], "notIpBlocks": ["10.0.0.2/31"]})), ("10.0.0.4", 80)),
+        (json!({"to": [{"operation": {"notPorts": ["80"]}}]}), ("10.0.0.2", 81)),
+    ] {
+        for (action, is_excepted_allowed) in [("ALLOW", false), ("DENY", true), ("AUDIT", true)] {
+            let spec = json!({"selector": {"matchLabels": {"pod": "a"}}, "action": action, "rules": [rule]});
+            let read = good(&[
+                pod("x/a", "10.0.0.1", json!({})),
+                pod("x/b", "10.0.0.2", json!({})),
+                pod("x/c", "10.0.0.3", json!({})),
+                pod("y/d", "10.0.0.4", json!({})),
+                authorization("p", spec),
+            ]);
+            let allowed =
+                |source: &str, port: u16| judge(&read, &flow(&read.1, source, "10.0.0.1", 6, Some(port))).is_allowed();
+            assert_eq!(allowed("10.0.0.2", 80), is_excepted_allowed, "{action} {rule}: the excepted");
+            assert_eq!(allowed(other.0, other.1), action != "DENY", "{action} {rule}: the others");
+        }
+    }
+}
