@@ -248,7 +248,7 @@ fn a_pod_that_is_not_there_yet_is_judged_by_its_labels() {
     assert_eq!(judge(&read, &flow).reason, Reason::Isolated);
 }
 
-/// Who or what a rule excepts is all that it is not about, whatever it does.
+/// Who or what a rule excepts, or does not list, is not meant, whatever it does.
 #[test]
 fn what_is_excepted_is_not_meant() {
     let from = |source: Value| json!({"from": [{"source": source}]});
@@ -257,6 +257,7 @@ fn what_is_excepted_is_not_meant() {
         (from(json!({"notPrincipals": ["td/ns/x/sa/b"]})), ("10.0.0.3", 80)),
         (from(json!({"notNamespaces": ["x"]})), ("10.0.0.4", 80)),
         (from(json!({"notIpBlocks": ["10.0.0.2/32"]})), ("10.0.0.3", 80)),
+        (from(json!({"ipBlocks": ["10.0.0.4/32"]})), ("10.0.0.4", 80)),
         (from(json!({"ipBlocks": ["10.0.0.0/24"], "notIpBlocks": ["10.0.0.2/31"]})), ("10.0.0.4", 80)),
         (json!({"to": [{"operation": {"notPorts": ["80"]}}]}), ("10.0.0.2", 81)),
     ] {
