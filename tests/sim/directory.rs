@@ -18,9 +18,10 @@ pub enum Entry {
     /// A user's object.
     Plain(Object),
     Gone(ObjectKey),
-    /// What a node says of itself, without bindings.
+    /// What a node says of itself.
     Spec(Box<MeshNode>),
-    /// What the controller answers a node: its encoded bindings.
+    /// What the controller answers a node: its encoded bindings. They travel in the node's slice; here they come apart from
+    /// it, sooner or later, because any order of the two has to be safe.
     Status(NodeName, Vec<String>),
     /// A slice and the issuer's signature over it.
     Slice(EndpointSlice, Vec<u8>),

@@ -144,9 +144,9 @@ impl Node {
                 name
             }
         };
-        let Some(mut object) = daemon.specs.get(&node).cloned() else { return };
-        object.bindings = daemon.statuses.get(&node).cloned().unwrap_or_default();
-        daemon.believe(&object, (&self.verifier, &mut self.floor), wall);
+        let Some(object) = daemon.specs.get(&node).cloned() else { return };
+        let bindings = daemon.statuses.get(&node).cloned().unwrap_or_default();
+        daemon.believe((&object, &bindings), (&self.verifier, &mut self.floor), wall);
         daemon.take(Event::Apply(Object::MeshNode(Box::new(object))));
     }
 
@@ -271,7 +271,6 @@ impl Node {
             keys: daemon.public.values().cloned().collect(),
             attachments: self.attachments.iter().map(attachment).collect(),
             observed_revision: daemon.view.revision(),
-            bindings: Vec::new(),
         };
         let is_same = daemon.reported.as_ref().is_some_and(|reported| {
             let observed =
@@ -321,10 +320,15 @@ impl Daemon {
         self.view.handle(event).unwrap();
     }
 
-    /// Replaces what is known of one node's keys by what its MeshNode carries now, each binding verified.
-    fn believe(&mut self, node: &MeshNode, (verifier, floor): (&Verifier, &mut EpochFloor), wall: UnixTime) {
+    /// Replaces what is known of one node's keys by what the controller says now, each binding verified.
+    fn believe(
+        &mut self,
+        (node, bindings): (&MeshNode, &[String]),
+        (verifier, floor): (&Verifier, &mut EpochFloor),
+        wall: UnixTime,
+    ) {
         self.bindings.retain(|peer, _| peer.node != node.name);
-        for text in &node.bindings {
+        for text in bindings {
             let signed = SignedBinding::decode(text).unwrap();
             let believed = verifier.verify_binding_of((&node.name, &node.uid), &signed, wall, CLOCK_SKEW);
             if believed.is_err() || floor.admit(&signed.binding, wall).is_err() {

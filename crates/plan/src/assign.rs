@@ -23,7 +23,7 @@ pub use grant::KEYS_PER_IDENTITY_MAX;
 pub use passage::PATIENCE;
 pub use refusal::{AddressFault, Refusal, RefusalReason};
 
-/// Everything the controller should publish now: bindings of what is granted first, then the slices that rest on them.
+/// Everything the controller should publish now: slices, each with the bindings of what is granted to its node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Assignments {
     /// One slice per node that has joined.

@@ -81,7 +81,6 @@ pub(crate) fn mesh_node(name: &str) -> MeshNode {
         keys: vec![],
         attachments: vec![],
         observed_revision: 0,
-        bindings: vec![],
     }
 }
 

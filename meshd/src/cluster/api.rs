@@ -5,10 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use identity::{Epoch, NodeName, SLICE_DOMAIN, SpiffeId, Suite, Verifier};
+use identity::{Epoch, NodeName, SpiffeId, Suite};
 use plan::view;
-use policy::{EffectiveMode, Mode, Outbound};
+use policy::{Mode, Outbound};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::slice::MeshEndpointSlice;
+#[cfg(test)]
+pub(crate) use self::slice::MeshEndpointSliceSpec;
+
+mod slice;
 
 /// `apiVersion` of what Weft writes.
 pub(crate) const API_VERSION: &str = "weft.dev/v1alpha1";
@@ -113,7 +119,9 @@ pub(crate) struct ReportedAttachment {
 pub(crate) struct MeshNodeStatus {
     #[serde(default)]
     pub(crate) joined: bool,
-    #[serde(default)]
+    /// Where controllers wrote bindings before they wrote them into the slice (decision 0024); read, and kept while they
+    /// are granted, but nothing is added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) bindings: Vec<IssuedBinding>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) refused: Vec<Refused>,
@@ -148,46 +156,6 @@ pub(crate) struct Refused {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) epoch: Option<Epoch>,
     pub(crate) reason: String,
-}
-
-/// The controller's word on one node's addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct MeshEndpointSlice {
-    pub(crate) metadata: Metadata,
-    pub(crate) spec: MeshEndpointSliceSpec,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct MeshEndpointSliceSpec {
-    pub(crate) node: NodeName,
-    #[serde(rename = "nodeUID")]
-    pub(crate) node_uid: String,
-    pub(crate) revision: u64,
-    #[serde(default)]
-    pub(crate) endpoints: Vec<SliceEndpoint>,
-    /// ECDSA P-256 of the issuer over the spec without this field, base64.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) signature: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct SliceEndpoint {
-    pub(crate) ip: IpAddr,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) identity: Option<SpiffeId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) mode: Option<ModeName>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) ports: BTreeMap<u16, ModeName>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) outbound: Option<OutboundName>,
-    pub(crate) enforced: bool,
-    #[serde(default)]
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) uid: String,
 }
 
 /// The trust domain's certificates, as the controller publishes them.
@@ -321,7 +289,6 @@ impl MeshNode {
             keys: self.spec.keys.iter().map(requested).collect::<Option<_>>()?,
             attachments: self.spec.attachments.iter().map(reported).collect(),
             observed_revision: self.spec.observed_revision,
-            bindings: self.status.bindings.iter().map(|issued| issued.binding.clone()).collect(),
         })
     }
 }
@@ -330,68 +297,6 @@ impl From<&view::RequestedKey> for RequestedKey {
     fn from(key: &view::RequestedKey) -> Self {
         let (public_key, svid_key) = (BASE64.encode(key.public_key), BASE64.encode(key.svid_key));
         Self { identity: key.identity.clone(), epoch: key.epoch, public_key, svid_key, suite: key.suite }
-    }
-}
-
-impl MeshEndpointSlice {
-    /// What the controller signs.
-    pub(crate) fn signed_bytes(&self) -> Vec<u8> {
-        json(&MeshEndpointSliceSpec { signature: String::new(), ..self.spec.clone() })
-    }
-
-    /// Whether the issuer signed this slice, under this very name.
-    pub(crate) fn is_signed_by(&self, verifier: &Verifier) -> bool {
-        let Ok(signature) = BASE64.decode(&self.spec.signature) else { return false };
-        self.metadata.name == self.spec.node.0
-            && verifier.verify(SLICE_DOMAIN, &self.signed_bytes(), &signature).is_ok()
-    }
-
-    /// As the planner sees it.
-    pub(crate) fn to_view(&self) -> view::EndpointSlice {
-        let endpoint = |e: &SliceEndpoint| {
-            let mode = e.mode.and_then(ModeName::mode).map(|mode| EffectiveMode {
-                mode,
-                ports: e.ports.iter().map(|(port, name)| (*port, name.mode().unwrap_or(mode))).collect(),
-                outbound: e.outbound.map(OutboundName::outbound).unwrap_or_default(),
-            });
-            let (namespace, name, uid) = (e.namespace.clone(), e.name.clone(), e.uid.clone());
-            (e.ip, view::Endpoint { identity: e.identity.clone(), mode, enforced: e.enforced, namespace, name, uid })
-        };
-        view::EndpointSlice {
-            node: self.spec.node.clone(),
-            node_uid: self.spec.node_uid.clone(),
-            revision: self.spec.revision,
-            endpoints: self.spec.endpoints.iter().map(endpoint).collect(),
-        }
-    }
-
-    /// The manifest of a slice, still unsigned.
-    pub(crate) fn unsigned(slice: &view::EndpointSlice) -> Self {
-        let endpoint = |(ip, e): (&IpAddr, &view::Endpoint)| SliceEndpoint {
-            ip: *ip,
-            identity: e.identity.clone(),
-            mode: e.mode.as_ref().map(|m| m.mode.into()),
-            ports: e.mode.iter().flat_map(|m| &m.ports).map(|(port, mode)| (*port, (*mode).into())).collect(),
-            outbound: e
-                .mode
-                .as_ref()
-                .filter(|m| m.outbound == Outbound::RequireMesh)
-                .map(|_| OutboundName::RequireMesh),
-            enforced: e.enforced,
-            namespace: e.namespace.clone(),
-            name: e.name.clone(),
-            uid: e.uid.clone(),
-        };
-        Self {
-            metadata: Metadata { name: slice.node.0.clone(), ..Metadata::default() },
-            spec: MeshEndpointSliceSpec {
-                node: slice.node.clone(),
-                node_uid: slice.node_uid.clone(),
-                revision: slice.revision,
-                endpoints: slice.endpoints.iter().map(endpoint).collect(),
-                signature: String::new(),
-            },
-        }
     }
 }
 

@@ -92,7 +92,7 @@ const KINDS: [Kind; 5] = [
         short: &["mes"],
         namespaced: false,
         status: false,
-        description: "The controller's signed word on one node: which address is whose, and in which mode. Not for people to edit.",
+        description: "The controller's signed word on one node: which address is whose, in which mode, and by which keys. Not for people to edit.",
         columns: &[
             ("Revision", ".spec.revision", "integer", "Rises with every change of any slice."),
             ("Age", ".metadata.creationTimestamp", "date", "Since when the node is known."),
@@ -282,8 +282,8 @@ fn mesh_node() -> Value {
     )
 }
 
-fn mesh_node_status() -> Value {
-    let binding = object(
+fn binding() -> Value {
+    object(
         "A key that the controller bound to an identity.",
         &["identity", "epoch", "binding", "svid"],
         json!({
@@ -292,7 +292,10 @@ fn mesh_node_status() -> Value {
             "binding": text("The signed statement \"this key is that identity on that node\".", 8_192),
             "svid": text("X.509-SVID of the same identity and epoch: PEM, leaf first.", 16_384),
         }),
-    );
+    )
+}
+
+fn mesh_node_status() -> Value {
     let refused = object(
         "Something that the controller did not believe or grant.",
         &["reason"],
@@ -307,7 +310,7 @@ fn mesh_node_status() -> Value {
         &[],
         json!({
             "joined": {"description": "Whether the controller believes this node.", "type": "boolean"},
-            "bindings": list("Keys that were bound.", 16_384, binding),
+            "bindings": list("Keys that were bound by a controller that did not write them into the slice yet.", 16_384, binding()),
             "refused": list("What was refused.", 4_096, refused),
             "conditions": people::conditions("PodsAttached: every pod there that is labelled into the mesh is protected by it."),
         }),
@@ -338,7 +341,8 @@ fn mesh_endpoint_slice() -> Value {
             "nodeUID": text("The node's UID at that time.", 64),
             "revision": number("Rises with every change of any slice."),
             "endpoints": list("One for each address.", 4_096, endpoint),
-            "signature": text("ECDSA P-256 over the rest of the spec, base64.", 128),
+            "bindings": list("The node's keys that were bound, each signed by itself.", 16_384, binding()),
+            "signature": text("ECDSA P-256 over the rest of the spec without the bindings, base64.", 128),
         }),
     );
     with(

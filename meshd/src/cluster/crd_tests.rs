@@ -74,6 +74,7 @@ fn every_field_that_is_written_is_in_its_schema_and_the_other_way_round() {
             "ip": "10.1.0.1", "identity": identity, "mode": "STRICT", "ports": {"80": "DISABLE"}, "outbound": "RequireMesh",
             "enforced": true, "namespace": "a", "name": "b", "uid": "u",
         }],
+        "bindings": [{"identity": identity, "epoch": 1, "binding": "b", "svid": "s"}],
     }));
     assert_same("MeshEndpointSlice", "spec", &slice);
     let trust: api::MeshTrustSpec = read(json!({"trustDomain": "t", "root": "r", "intermediate": "i"}));

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use self::issuer::Issuer;
-use self::issuing::Issued;
+use self::issuing::{Issued, still_granted};
 use self::outside::Outside;
 use self::registry::{Claim, Registry};
 use crate::clock::wall;
@@ -260,8 +260,8 @@ impl Controller {
         Ok(store::save(&self.registry_path, REGISTRY, "controller", &self.registry)?)
     }
 
-    /// Publishes what follows from the view; returns when to look again. Bindings go out before the slices that rest on
-    /// them, and slices in the order of their revisions: who has seen one has seen all before it.
+    /// Publishes what follows from the view; returns when to look again. Bindings go out in the slices that rest on them
+    /// (decision 0024), and slices in the order of their revisions: who has seen one has seen all before it.
     fn publish_all(&mut self) -> Option<Instant> {
         if !self.view.is_synced() {
             return None;
@@ -283,6 +283,8 @@ impl Controller {
                 reason: r.reason.to_string(),
             });
             let refused = refused.collect();
+            let uid = self.view.mesh_nodes.get(node).map(|n| n.uid.clone()).unwrap_or_default();
+            self.issued.follow(self.issuer.as_ref(), (node, &uid), keys, self.period, wall());
             if let Err(error) = self.publish_status(node, keys, refused, wall()) {
                 tracing::error!(%node, error = format!("{error:#}"), "A node cannot be answered");
             }
@@ -308,7 +310,7 @@ impl Controller {
         if self.issued.is_published(slice) {
             return Ok(());
         }
-        let mut manifest = api::MeshEndpointSlice::unsigned(slice);
+        let mut manifest = api::MeshEndpointSlice::unsigned(slice, self.issued.bindings(&slice.node));
         manifest.spec.signature = BASE64.encode(self.issuer.sign_slice(&manifest.signed_bytes())?);
         self.publisher.put_slice(&manifest)?;
         self.issued.note_published(slice);
@@ -322,9 +324,8 @@ impl Controller {
         refused: Vec<api::Refused>,
         wall: UnixTime,
     ) -> anyhow::Result<()> {
-        let uid = self.view.mesh_nodes.get(node).map(|n| n.uid.clone()).unwrap_or_default();
-        let bindings = self.issued.bindings(self.issuer.as_ref(), (node, &uid), keys, self.period, wall)?;
         let held = self.issued.answer(node).or_else(|| self.raw.get(node).map(|raw| &raw.status));
+        let bindings = held.map(|status| still_granted(&status.bindings, keys)).unwrap_or_default();
         let held = held.and_then(|status| status.conditions.first());
         let conditions = vec![self.outside.condition(node, held, wall)];
         let status = api::MeshNodeStatus { joined: true, bindings, refused, conditions };

@@ -129,7 +129,6 @@ mod tests {
             keys: Vec::new(),
             attachments: attached.iter().map(attachment).collect(),
             observed_revision: 0,
-            bindings: Vec::new(),
         }))
     }
 

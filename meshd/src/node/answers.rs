@@ -47,7 +47,7 @@ impl Node {
         drops.extend(counters.drops().filter(|(_, n)| *n > 0).map(|(label, n)| (label.to_owned(), n)));
         let mut refusals: Vec<Value> = source.refusals().iter().map(|r| json!(r)).collect();
         for (node, reason) in self.trust.refusals() {
-            refusals.push(json!({"file": format!("MeshNode {node}"), "line": 0, "reason": reason}));
+            refusals.push(json!({"file": format!("MeshEndpointSlice {node}"), "line": 0, "reason": reason}));
         }
         let own = self.raw_nodes.get(&self.config.node).into_iter().flat_map(|n| &n.status.refused);
         refusals.extend(own.map(|r| json!({"file": "controller", "line": 0, "reason": r.reason})));
@@ -131,8 +131,7 @@ impl Node {
     }
 
     fn identity_report(&self) -> Value {
-        let issued =
-            self.raw_nodes.get(&self.config.node).map(|node| node.status.bindings.as_slice()).unwrap_or_default();
+        let issued = super::watch::issued_to(&self.config.node, &self.raw_nodes, &self.raw_slices);
         let pods = self.attachment_rows();
         let mut rows: BTreeMap<String, Value> = BTreeMap::new();
         for key in self.keys.requested() {
@@ -148,7 +147,8 @@ impl Node {
                 prints.push(print);
             }
             if let (Some(binding), Some(row)) = (binding, row.as_object_mut()) {
-                row.insert("svid".to_owned(), json!(binding.svid));
+                let svid = Some(&binding.svid).filter(|svid| !svid.is_empty());
+                row.insert("svid".to_owned(), json!(svid));
                 row.insert("binding".to_owned(), json!(binding.binding));
             }
         }

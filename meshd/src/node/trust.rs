@@ -6,8 +6,8 @@ use identity::{
     CLOCK_SKEW, Epoch, Fingerprint, NodeName, SignedBinding, SpiffeId, Suite, TrustBundle, TrustDomain, UnixTime,
     Verifier,
 };
-use plan::view::MeshNode;
 use plan::{BoundKey, PeerName};
+use ring::digest::{self, Digest, SHA256};
 
 use crate::cluster::api;
 use crate::store::FloorStore;
@@ -17,6 +17,8 @@ use crate::store::FloorStore;
 struct Known {
     key: BoundKey,
     not_after: UnixTime,
+    /// Of the node's UID and the text that was verified: the same text is not verified again with each change of its node.
+    digest: Digest,
 }
 
 /// Verified statements of the issuer, and why others were not believed.
@@ -43,39 +45,46 @@ impl Trust {
         let verifier = bundle.verify(root, wall)?;
         self.pinned = Some(root);
         let changed = self.bundle.as_ref().is_none_or(|(held, _)| *held != bundle);
+        if changed {
+            // what another bundle proved is to be proved by this one
+            self.bindings.clear();
+        }
         self.bundle = Some((bundle, verifier));
         Ok(changed)
     }
 
-    /// Replaces what is known of one node's keys by what its MeshNode carries now, each binding verified.
-    pub(super) fn handle_node(&mut self, node: &MeshNode, wall: UnixTime) {
+    /// Replaces what is known of one node's keys by these bindings, each verified; `uid` is the node's own word.
+    pub(super) fn handle_bindings(&mut self, (node, uid): (&NodeName, &str), texts: &[&str], wall: UnixTime) {
         let Some((_, verifier)) = &self.bundle else { return };
         let mut refused = Vec::new();
-        self.bindings.retain(|peer, _| peer.node != node.name);
-        for text in &node.bindings {
+        let own = |peer: &PeerName| peer.node == *node;
+        let before: BTreeMap<_, _> = self.bindings.extract_if(.., |peer, _| own(peer)).collect();
+        for text in texts {
+            let digest = digest(uid, text);
             let believed = SignedBinding::decode(text).map_err(anyhow::Error::from).and_then(|signed| {
-                verifier.verify_binding_of((&node.name, &node.uid), &signed, wall, CLOCK_SKEW)?;
+                let peer = PeerName { node: node.clone(), identity: signed.binding.spiffe_id.clone() };
+                let held = before.get(&peer).and_then(|epochs| epochs.get(&signed.binding.epoch));
+                if held.is_none_or(|held| held.digest.as_ref() != digest.as_ref() || held.not_after < wall) {
+                    verifier.verify_binding_of((node, uid), &signed, wall, CLOCK_SKEW)?;
+                }
                 self.floor.admit(&signed.binding, wall)?;
-                Ok(signed.binding)
+                Ok((peer, signed.binding))
             });
             match believed {
-                Ok(binding) => {
-                    let peer = PeerName { node: binding.node, identity: binding.spiffe_id };
-                    let known = Known {
-                        key: BoundKey { public_key: binding.public_key, suite: binding.suite },
-                        not_after: binding.not_after,
-                    };
+                Ok((peer, binding)) => {
+                    let key = BoundKey { public_key: binding.public_key, suite: binding.suite };
+                    let known = Known { key, not_after: binding.not_after, digest };
                     self.bindings.entry(peer).or_default().insert(binding.epoch, known);
                 }
                 Err(error) => refused.push(format!("{error:#}")),
             }
         }
-        if self.refusals.get(&node.name) != Some(&refused) {
+        if self.refusals.get(node) != Some(&refused) {
             for reason in &refused {
-                tracing::warn!(node = %node.name, reason, "A binding is not believed");
+                tracing::warn!(%node, reason, "A binding is not believed");
             }
         }
-        self.refusals.insert(node.name.clone(), refused);
+        self.refusals.insert(node.clone(), refused);
     }
 
     /// Forgets a node that is gone.
@@ -127,3 +136,14 @@ impl Trust {
         Ok(self.floor.write()?)
     }
 }
+
+/// What tells one binding of a node from any other text.
+fn digest(uid: &str, text: &str) -> Digest {
+    let mut context = digest::Context::new(&SHA256);
+    // a binding has no line break, and neither has a UID that one is verified for
+    [uid, "\n", text].iter().for_each(|part| context.update(part.as_bytes()));
+    context.finish()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! What comes in beside questions: manifests, news of the data path, and the regular round.
 
+use std::collections::BTreeMap;
+
 use identity::NodeName;
 use plan::view::{Event as ViewEvent, Object};
 
 use super::Node;
 use crate::clock::wall;
-use crate::cluster::{Event, Manifest};
+use crate::cluster::{Event, Manifest, api};
 use crate::datapath;
 use crate::store::RecentPair;
 
@@ -27,7 +29,7 @@ impl Node {
                 self.judge_node(&name);
             }
             Event::Apply(Manifest::MeshEndpointSlice(slice)) => {
-                let name = slice.spec.node.clone();
+                let name = NodeName(slice.metadata.name.clone());
                 self.raw_slices.insert(name.clone(), slice);
                 self.judge_slice(&name);
             }
@@ -50,7 +52,10 @@ impl Node {
                         }
                         self.trust.handle_node_gone(&name);
                     }
-                    "MeshEndpointSlice" => drop(self.raw_slices.remove(&name)),
+                    "MeshEndpointSlice" => {
+                        self.raw_slices.remove(&name);
+                        self.judge_bindings(&name);
+                    }
                     // certificates that were believed stay believed
                     "MeshTrust" => return,
                     _ => {}
@@ -89,11 +94,21 @@ impl Node {
 
     fn judge_node(&mut self, name: &NodeName) {
         let Some(node) = self.raw_nodes.get(name).and_then(|raw| raw.to_view()) else { return };
-        self.trust.handle_node(&node, wall());
+        self.judge_bindings(name);
         self.view_handle(ViewEvent::Apply(Object::MeshNode(Box::new(node))));
     }
 
+    /// Bindings count with or without the slice that they came in: each is signed by itself.
+    fn judge_bindings(&mut self, name: &NodeName) {
+        let Some(node) = self.raw_nodes.get(name) else { return };
+        let uid = node.spec.node_uid.clone();
+        let issued = issued_to(name, &self.raw_nodes, &self.raw_slices);
+        let texts: Vec<_> = issued.into_iter().map(|issued| issued.binding.as_str()).collect();
+        self.trust.handle_bindings((name, &uid), &texts, wall());
+    }
+
     fn judge_slice(&mut self, name: &NodeName) {
+        self.judge_bindings(name);
         let Some(slice) = self.raw_slices.get(name) else { return };
         if self.trust.trust_domain().is_none() {
             return;
@@ -204,4 +219,17 @@ impl Node {
             self.note_trouble("recent pairs", &error.into());
         }
     }
+}
+
+/// What the controller has bound of a node's keys: in its slice, and where an earlier version wrote it, in the node's status
+/// (decision 0024). Of one identity's binding of one epoch the slice's counts.
+pub(super) fn issued_to<'a>(
+    name: &NodeName,
+    nodes: &'a BTreeMap<NodeName, Box<api::MeshNode>>,
+    slices: &'a BTreeMap<NodeName, api::MeshEndpointSlice>,
+) -> Vec<&'a api::IssuedBinding> {
+    let former = nodes.get(name).into_iter().flat_map(|node| &node.status.bindings);
+    let present = slices.get(name).into_iter().flat_map(|slice| &slice.spec.bindings);
+    let all: BTreeMap<_, _> = former.chain(present).map(|b| ((&b.identity, b.epoch), b)).collect();
+    all.into_values().collect()
 }

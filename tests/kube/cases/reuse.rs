@@ -102,9 +102,13 @@ fn an_address_comes_again(cluster: &Cluster) {
     }
     // nobody knows the former one any more
     eventually("the former identity is gone", Duration::from_secs(10), || {
-        let node = cluster.json(&["get", "meshnode", "n2"]);
-        let bindings = node["status"]["bindings"].as_array().cloned().unwrap_or_default();
-        bindings.iter().all(|b| b["identity"] != "spiffe://cluster.local/ns/reuse/sa/c").then_some(())
+        let slice = cluster.json(&["get", "meshendpointslice", "n2"]);
+        let bindings = slice["spec"]["bindings"].as_array().cloned().unwrap_or_default();
+        let known = |account: &str| {
+            let identity = format!("spiffe://cluster.local/ns/reuse/sa/{account}");
+            bindings.iter().any(|b| b["identity"] == identity.as_str())
+        };
+        (known("other") && !known("c")).then_some(())
     });
     for load in loads {
         load.finish();

@@ -284,18 +284,17 @@ fn tampered() {
     });
     // the last good one stays
     lab.pings_within("demo/client", server, Duration::from_secs(5));
-    let status = format!("{directory}/weft.dev/meshnodes/n2.status.yaml");
-    let honest = std::fs::read_to_string(&status).expect("the status is there");
+    // the bindings in it are not what its signature is about: each has its own
     let at = honest.find("binding: ").expect("a binding") + 40;
     let mut forged = honest.clone();
     let other = if &honest[at..=at] == "A" { "B" } else { "A" };
     forged.replace_range(at..=at, other);
-    std::fs::write(&status, &forged).expect("the folder is not what is trusted");
+    std::fs::write(&slice, &forged).expect("the folder is not what is trusted");
     eventually("the forged binding is refused by name", Duration::from_secs(5), || {
         let refusals = lab.ask("n1", "status")["refusals"].to_string();
-        refusals.contains("MeshNode n2").then_some(())
+        refusals.contains("MeshEndpointSlice n2").then_some(())
     });
-    std::fs::write(&status, &honest).expect("put back");
+    std::fs::write(&slice, &honest).expect("put back");
     run("kill", &["-CONT", &pid]);
     lab.pings_within("demo/client", server, Duration::from_secs(5));
 }

@@ -88,8 +88,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
 }
 
-/// What a node says of itself and what the controller answered. The shell has verified the node's signature
-/// (`report_valid`) before it hands this on; bindings are verified by whoever uses them.
+/// What a node says of itself. The controller's shell has verified the node's signature before it hands this on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshNode {
     /// `metadata.name`.
@@ -106,8 +105,6 @@ pub struct MeshNode {
     pub attachments: Vec<ReportedAttachment>,
     /// The newest revision of endpoint slices that this node has put into its kernel.
     pub observed_revision: u64,
-    /// Bindings that the controller signed: the encoded signed binding (`identity::SignedBinding`).
-    pub bindings: Vec<String>,
 }
 
 /// A WireGuard public key for which a node asks a binding.

@@ -117,19 +117,21 @@ fn trimmed(kind: &KindName, manifest: &Value) -> Value {
                 json!({"phase": at("/status/phase"), "podIP": at("/status/podIP"), "podIPs": at("/status/podIPs")});
             json!({"metadata": metadata, "spec": spec, "status": status})
         }
-        "MeshNode" => {
-            let mut whole = manifest.clone();
-            let bindings = whole.pointer_mut("/status/bindings").and_then(Value::as_array_mut);
-            for binding in bindings.into_iter().flatten() {
-                // nobody verifies by it, and it is most of the object
-                if let Some(svid) = binding.get_mut("svid") {
-                    *svid = json!("");
-                }
-            }
-            whole
-        }
+        "MeshNode" => without_svids(manifest, "/status/bindings"),
+        "MeshEndpointSlice" => without_svids(manifest, "/spec/bindings"),
         _ => manifest.clone(),
     }
+}
+
+/// Nobody verifies by SVIDs, and they are most of the object.
+fn without_svids(manifest: &Value, bindings: &str) -> Value {
+    let mut whole = manifest.clone();
+    for binding in whole.pointer_mut(bindings).and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(svid) = binding.get_mut("svid") {
+            *svid = json!("");
+        }
+    }
+    whole
 }
 
 #[derive(Deserialize)]

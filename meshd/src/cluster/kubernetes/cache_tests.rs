@@ -1,6 +1,6 @@
 //! The last known view: written, read back the same, and refused where it cannot be believed.
 
-use super::super::object::{AUTHORIZATION_POLICY, MESH_NODE, MESH_TRUST};
+use super::super::object::{AUTHORIZATION_POLICY, MESH_ENDPOINT_SLICE, MESH_NODE, MESH_TRUST};
 use super::*;
 use crate::controller::ca::EmbeddedCa;
 use crate::controller::issuer::Issuer as _;
@@ -47,6 +47,8 @@ impl World {
             "spec": {"rules": [{"from": [{"source": {"principals": ["td/ns/n/sa/s"]}}]}]}});
         let report = json!({"metadata": {"name": "n1"}, "spec": {"nodeUID": "u", "credential": "c"},
             "status": {"joined": true, "bindings": [{"identity": "spiffe://td/node/n1", "epoch": 1, "binding": "b", "svid": ""}]}});
+        let slice = json!({"metadata": {"name": "n1"}, "spec": {"node": "n1", "nodeUID": "u", "revision": 1,
+            "bindings": [{"identity": "spiffe://td/node/n1", "epoch": 1, "binding": "b", "svid": ""}]}});
         let namespace = json!({"metadata": {"name": "n", "labels": {"weft.dev/mesh": "enabled"}}});
         let objects = [
             (kind("Pod"), pod),
@@ -54,6 +56,7 @@ impl World {
             (kind("Namespace"), namespace),
             (AUTHORIZATION_POLICY, policy),
             (MESH_NODE, report),
+            (MESH_ENDPOINT_SLICE, slice),
             self.trust(),
         ];
         for (kind, manifest) in objects {
@@ -83,14 +86,14 @@ async fn mf_05_what_is_kept_is_read_back_the_same() {
     assert!(file.read(NOW).unwrap().is_none(), "nothing was kept yet");
     file.write(&world.kept(), NOW).await.unwrap();
     let (cached, age) = file.read(UnixTime(NOW.0 + 60)).unwrap().unwrap();
-    assert_eq!((cached.len(), age), (6, Duration::from_secs(60)));
+    assert_eq!((cached.len(), age), (7, Duration::from_secs(60)));
     for cached in cached {
         assert_eq!(WATCHED[cached.kind].kind, cached.key.kind);
     }
     let mut less = world.kept();
     less.remove(&ObjectKey { kind: "Pod", namespace: "n".to_owned(), name: "p".to_owned() });
     file.write(&less, NOW).await.unwrap();
-    assert_eq!(file.read(NOW).unwrap().unwrap().0.len(), 5);
+    assert_eq!(file.read(NOW).unwrap().unwrap().0.len(), 6);
 }
 
 #[tokio::test]

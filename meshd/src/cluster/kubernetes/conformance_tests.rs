@@ -119,7 +119,8 @@ fn of_ours() -> Vec<Case> {
         (
             "MeshEndpointSlice",
             json!({"node": "it", "nodeUID": "u", "revision": 7, "endpoints": [
-            {"ip": "10.1.0.2", "identity": identity, "mode": "STRICT", "ports": {"80": "DISABLE"}, "enforced": true, "namespace": "n", "name": "p", "uid": "u"}]}),
+            {"ip": "10.1.0.2", "identity": identity, "mode": "STRICT", "ports": {"80": "DISABLE"}, "enforced": true, "namespace": "n", "name": "p", "uid": "u"}],
+            "bindings": [{"identity": identity, "epoch": 1, "binding": "b", "svid": ""}]}),
             none.clone(),
         ),
         ("MeshEndpointSlice", json!({"node": "it", "nodeUID": "u", "revision": -1}), none.clone()),

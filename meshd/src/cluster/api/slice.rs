@@ -1,0 +1,144 @@
+//! The MeshEndpointSlice: which address of a node is whose, and by which keys; and the bytes that its signature covers.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use identity::{NodeName, SLICE_DOMAIN, SpiffeId, Verifier};
+use plan::view;
+use policy::{EffectiveMode, Outbound};
+use serde::{Deserialize, Serialize};
+
+use super::{IssuedBinding, Metadata, ModeName, OutboundName, json};
+
+/// The controller's word on one node's addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MeshEndpointSlice {
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: MeshEndpointSliceSpec,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshEndpointSliceSpec {
+    pub(crate) node: NodeName,
+    #[serde(rename = "nodeUID")]
+    pub(crate) node_uid: String,
+    pub(crate) revision: u64,
+    #[serde(default)]
+    pub(crate) endpoints: Vec<SliceEndpoint>,
+    /// Of the node's keys, each signed by itself: neither the signature nor the revision is about them (decision 0024).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) bindings: Vec<IssuedBinding>,
+    /// ECDSA P-256 of the issuer over the spec without this field and the bindings, base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) signature: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SliceEndpoint {
+    pub(crate) ip: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<SpiffeId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mode: Option<ModeName>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) ports: BTreeMap<u16, ModeName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) outbound: Option<OutboundName>,
+    pub(crate) enforced: bool,
+    #[serde(default)]
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+impl MeshEndpointSlice {
+    /// What the controller signs.
+    pub(crate) fn signed_bytes(&self) -> Vec<u8> {
+        json(&MeshEndpointSliceSpec { signature: String::new(), bindings: Vec::new(), ..self.spec.clone() })
+    }
+
+    /// Whether the issuer signed this slice, under this very name.
+    pub(crate) fn is_signed_by(&self, verifier: &Verifier) -> bool {
+        let Ok(signature) = BASE64.decode(&self.spec.signature) else { return false };
+        self.metadata.name == self.spec.node.0
+            && verifier.verify(SLICE_DOMAIN, &self.signed_bytes(), &signature).is_ok()
+    }
+
+    /// As the planner sees it.
+    pub(crate) fn to_view(&self) -> view::EndpointSlice {
+        let endpoint = |e: &SliceEndpoint| {
+            let mode = e.mode.and_then(ModeName::mode).map(|mode| EffectiveMode {
+                mode,
+                ports: e.ports.iter().map(|(port, name)| (*port, name.mode().unwrap_or(mode))).collect(),
+                outbound: e.outbound.map(OutboundName::outbound).unwrap_or_default(),
+            });
+            let (namespace, name, uid) = (e.namespace.clone(), e.name.clone(), e.uid.clone());
+            (e.ip, view::Endpoint { identity: e.identity.clone(), mode, enforced: e.enforced, namespace, name, uid })
+        };
+        view::EndpointSlice {
+            node: self.spec.node.clone(),
+            node_uid: self.spec.node_uid.clone(),
+            revision: self.spec.revision,
+            endpoints: self.spec.endpoints.iter().map(endpoint).collect(),
+        }
+    }
+
+    /// The manifest of a slice, still unsigned, with the bindings of its node's keys.
+    pub(crate) fn unsigned(slice: &view::EndpointSlice, bindings: Vec<IssuedBinding>) -> Self {
+        let endpoint = |(ip, e): (&IpAddr, &view::Endpoint)| SliceEndpoint {
+            ip: *ip,
+            identity: e.identity.clone(),
+            mode: e.mode.as_ref().map(|m| m.mode.into()),
+            ports: e.mode.iter().flat_map(|m| &m.ports).map(|(port, mode)| (*port, (*mode).into())).collect(),
+            outbound: e
+                .mode
+                .as_ref()
+                .filter(|m| m.outbound == Outbound::RequireMesh)
+                .map(|_| OutboundName::RequireMesh),
+            enforced: e.enforced,
+            namespace: e.namespace.clone(),
+            name: e.name.clone(),
+            uid: e.uid.clone(),
+        };
+        Self {
+            metadata: Metadata { name: slice.node.0.clone(), ..Metadata::default() },
+            spec: MeshEndpointSliceSpec {
+                node: slice.node.clone(),
+                node_uid: slice.node_uid.clone(),
+                revision: slice.revision,
+                endpoints: slice.endpoints.iter().map(endpoint).collect(),
+                bindings,
+                signature: String::new(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A controller that writes bindings into slices, and nodes that know nothing of it, are in one cluster while it is
+    /// rolled (decision 0024).
+    #[test]
+    fn a_slices_signature_is_the_same_with_and_without_bindings_and_is_about_all_else() {
+        let text = r#"{"node":"n1","nodeUID":"u","revision":7,"endpoints":[{"ip":"10.1.0.2","enforced":true,"namespace":"n","name":"p","uid":"u"}]}"#;
+        let spec: MeshEndpointSliceSpec = serde_json::from_str(text).unwrap();
+        let slice = MeshEndpointSlice { metadata: Metadata::default(), spec };
+        assert_eq!(
+            String::from_utf8(slice.signed_bytes()).unwrap(),
+            text,
+            "as it was signed before there were bindings"
+        );
+        let mut bound = slice.clone();
+        let binding = serde_json::json!({"identity": "spiffe://td/node/n1", "epoch": 1, "binding": "b", "svid": "s"});
+        bound.spec.bindings = vec![serde_json::from_value(binding).unwrap()];
+        assert_eq!(bound.signed_bytes(), slice.signed_bytes());
+        bound.spec.revision += 1;
+        assert_ne!(bound.signed_bytes(), slice.signed_bytes());
+    }
+}
