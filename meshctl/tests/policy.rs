@@ -134,6 +134,8 @@ spec:
             (["shop/web", "shop/cart:https"], "has no container port named `https`"),
             (["shop/web", "shop/cart:80/quic"], "`quic` is no tcp, udp or sctp"),
             (["web", "shop/cart:80"], "`web` is neither namespace/pod nor an address"),
+            (["shop/web", "shop/cart:0"], "`0` is no port: 1 to 65535"),
+            (["192.0.2.1", "fd00::2:80"], "an IPv6 address is in brackets"),
             (["192.0.2.1", "[fd00::2]:80"], "no address of the same family"),
             (["shop/web", "shop/cart:ip/6"], "no IP protocol without ports"),
         ] {
@@ -144,8 +146,13 @@ spec:
         let (code, _, error) = run(&["verdict", "a/b", "c/d:80", "--from", "/does/not/exist"]);
         assert!(code == 2 && error.contains("no manifests at /does/not/exist"), "{error}");
         let empty = TempDir::new().unwrap();
-        let (code, _, error) = run(&["lint", "--from", path(&empty)]);
-        assert!(code == 2 && error.contains("say with --from where they are"), "{error}");
+        for arguments in [&["lint", "--from", path(&empty)][..], &["lint", path(&empty)]] {
+            let (code, _, error) = run(arguments);
+            assert!(code == 2 && error.contains("name the folder that has them"), "{error}");
+        }
+        std::fs::write(empty.path().join("bad.yaml"), ": [").unwrap();
+        let (code, _, error) = run(&["lint", path(&empty)]);
+        assert!(code == 2 && error.contains("can be read") && error.contains("bad.yaml"), "{error}");
     }
 
     #[test]

@@ -153,46 +153,96 @@ fn carried(report: &mut Report) {
     run("nft", &["flush", "ruleset"]);
 }
 
-/// 1,000 pods that only manifests know, 250 of them on the node that is looked at, and as many policies; a real pod is let in or not.
-pub fn followed(report: &mut Report) {
-    let few = Load { pods: 1_000, policies: 1_000 };
-    let lab = Lab::of_four("nodes: 3");
-    let supervisor = lab.status()["supervisor"]["pid"].to_string();
-    let directory = lab.directory();
-    let pid = lab.node("n1")["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the daemon runs");
-    let prober = Prober::start(&lab, "plain/client", "plain/server");
-    prober.next();
-    // the lab would make sandboxes for all pods of its nodes
-    run("kill", &["-STOP", &supervisor]);
-    let put = |text: &str| {
-        std::fs::write(format!("{directory}/.probe"), text).expect("it takes files");
-        std::fs::rename(format!("{directory}/.probe"), format!("{directory}/probe.yaml")).expect("a rename");
-    };
-    std::fs::write(format!("{directory}/load-world.yaml"), documents(&few.world_manifests())).expect("it takes files");
-    let policies = |load: &Load| {
-        for (number, policy) in load.policy_manifests().iter().enumerate() {
-            let file = format!("{directory}/load-policy{number}.yaml");
-            std::fs::write(file, policy.to_string()).expect("it takes files");
-        }
-    };
-    policies(&few);
-    let (begin_clock, offset) = monotonic();
-    let now = || offset + begin_clock.elapsed().as_secs_f64();
-    let only_from = |app: &str| {
-        format!(
+/// A lab of three nodes with 1,000 pods that only manifests know, 250 of them on the node that is looked at, and what is written into it.
+struct Crowd {
+    lab: Lab,
+    supervisor: String,
+    prober: Prober,
+    /// The daemon that is looked at.
+    pid: u32,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        let lab = Lab::of_four("nodes: 3");
+        let supervisor = lab.status()["supervisor"]["pid"].to_string();
+        let pid = lab.node("n1")["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the daemon runs");
+        let prober = Prober::start(&lab, "plain/client", "plain/server");
+        prober.next();
+        // the lab would make sandboxes for all pods of its nodes
+        run("kill", &["-STOP", &supervisor]);
+        let crowd = Self { lab, supervisor, prober, pid };
+        let file = format!("{}/load-world.yaml", crowd.lab.directory());
+        std::fs::write(file, documents(&MANY.world_manifests())).expect("it takes files");
+        crowd
+    }
+
+    /// Only pods of this name may talk to the server that the prober asks.
+    fn only_from(&self, app: &str) {
+        let directory = self.lab.directory();
+        let text = format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: plain}}\n\
              spec: {{podSelector: {{matchLabels: {{app: server}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]}}]}}\n"
-        )
-    };
+        );
+        std::fs::write(format!("{directory}/.probe"), text).expect("it takes files");
+        std::fs::rename(format!("{directory}/.probe"), format!("{directory}/probe.yaml")).expect("a rename");
+    }
+
+    /// Writes so many policies, a file each.
+    fn policies(&self, load: &Load) {
+        for (number, policy) in load.policy_manifests().iter().enumerate() {
+            let file = format!("{}/load-policy{number}.yaml", self.lab.directory());
+            std::fs::write(file, policy.to_string()).expect("it takes files");
+        }
+    }
+
+    fn memory(&self, report: &mut Report) {
+        let figure = |name| memory(self.pid, name);
+        report.figure("meshd node, 10k policies: resident set", figure("VmRSS:"), "MiB", Some(100.0));
+        report.figure("meshd node, 10k policies: most resident", figure("VmHWM:"), "MiB", None);
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        run("kill", &["-CONT", &self.supervisor]);
+    }
+}
+
+/// What a node that follows 10,000 policies has resident, when they have come and when one of them has changed.
+pub fn remembered(report: &mut Report) {
+    let crowd = Crowd::new();
+    let before = memory(crowd.pid, "VmRSS:");
+    crowd.policies(&MANY);
+    for app in ["nobody", "client", "nobody"] {
+        crowd.only_from(app);
+        if app == "client" {
+            crowd.prober.next();
+        } else {
+            crowd.prober.last(Duration::from_secs(10));
+        }
+    }
+    report.figure("meshd node, 1k pods and no policies: resident set", before, "MiB", None);
+    crowd.memory(report);
+}
+
+/// 1,000 policies that a node follows, and then 10,000; a real pod is let in or not.
+pub fn followed(report: &mut Report) {
+    let few = Load { policies: 1_000, ..MANY };
+    let crowd = Crowd::new();
+    let prober = &crowd.prober;
+    crowd.policies(&few);
+    let (begin_clock, offset) = monotonic();
+    let now = || offset + begin_clock.elapsed().as_secs_f64();
     let rounds = |rounds: u32| {
         let (mut closing, mut opening) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let begin = now();
-            put(&only_from("nobody"));
+            crowd.only_from("nobody");
             let last = prober.last(Duration::from_millis(800));
             closing.push((if last.is_finite() { last } else { begin } - begin) * 1000.0);
             let begin = now();
-            put(&only_from("client"));
+            crowd.only_from("client");
             opening.push((prober.next() - begin) * 1000.0);
             prober.drain();
         }
@@ -203,19 +253,16 @@ pub fn followed(report: &mut Report) {
     let (closing, opening) = rounds(50);
     report.spread("1k pods, 1k policies: a deny written until it cuts", closing, "ms", goal);
     report.spread("1k pods, 1k policies: written until it is let in", opening, "ms", goal);
-    policies(&MANY);
+    crowd.policies(&MANY);
     let begin = now();
-    put(&only_from("nobody"));
+    crowd.only_from("nobody");
     let last = prober.last(Duration::from_secs(10));
     report.figure("9k policies more written until the last counts", last.max(begin) - begin, "s", None);
-    put(&only_from("client"));
+    crowd.only_from("client");
     prober.next();
     prober.drain();
     let (closing, opening) = rounds(10);
     report.spread("1k pods, 10k policies: a deny written until it cuts", closing, "ms", (None, None));
     report.spread("1k pods, 10k policies: written until it is let in", opening, "ms", (None, None));
-    report.figure("meshd node, 10k policies: resident set", memory(pid, "VmRSS:"), "MiB", Some(100.0));
-    report.figure("meshd node, 10k policies: most resident", memory(pid, "VmHWM:"), "MiB", None);
-    drop(prober);
-    run("kill", &["-CONT", &supervisor]);
+    crowd.memory(report);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::attack::{floods, peers};
 use crate::churn::churn;
 use crate::lab::{Lab, namespace, peer_authentication, pod, program};
-use crate::policy::{followed, policy};
+use crate::policy::{followed, policy, remembered};
 use crate::programs::{CHILDREN, newcomer, prober};
 use crate::report::Report;
 use crate::shell::{eventually, run};
@@ -29,6 +29,7 @@ pub const ALL: &[Section] = &[
     ("churn", churn),
     ("policy", policy),
     ("followed", followed),
+    ("remembered", remembered),
 ];
 
 const LONG: Duration = Duration::from_secs(120);

@@ -242,15 +242,15 @@ impl ClusterView {
             }
             Object::NetworkPolicy(it) => {
                 let key = (it.namespace.clone(), it.name.clone());
-                insert("NetworkPolicy", OBJECTS_MAX, &mut self.network_policies, key, it.into())
+                insert("NetworkPolicy", OBJECTS_MAX, &mut self.network_policies, key, it)
             }
             Object::AuthorizationPolicy(it) => {
                 let key = (it.namespace.clone(), it.name.clone());
-                insert("AuthorizationPolicy", OBJECTS_MAX, &mut self.authorization_policies, key, it.into())
+                insert("AuthorizationPolicy", OBJECTS_MAX, &mut self.authorization_policies, key, it)
             }
             Object::ClusterPolicy(it) => {
                 let kind = it.kind.as_str();
-                insert(kind, OBJECTS_MAX, &mut self.cluster_policies, (kind.to_owned(), it.name.clone()), it.into())
+                insert(kind, OBJECTS_MAX, &mut self.cluster_policies, (kind.to_owned(), it.name.clone()), it)
             }
             Object::MeshNode(it) => insert("MeshNode", NODES_MAX, &mut self.mesh_nodes, it.name.clone(), *it),
             Object::MeshEndpointSlice(it) => self.apply_slice(it),

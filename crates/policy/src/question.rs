@@ -20,7 +20,10 @@ const NEAR_MAX: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum QuestionError {
     /// No name and no address.
-    #[error("`{text}` is neither namespace/pod nor an address")]
+    #[error(
+        "`{text}` is neither namespace/pod nor an address: say shop/web or 192.0.2.1; before a port, an IPv6 address is in \
+         brackets, [fd00::9]:80"
+    )]
     NoParty {
         /// What was typed.
         text: String,
@@ -54,6 +57,12 @@ pub enum QuestionError {
     /// `ip/` without the number of a protocol that has no ports.
     #[error("`{text}` is no IP protocol without ports, such as ip/47")]
     NoNumber {
+        /// What was typed.
+        text: String,
+    },
+    /// A number that is no port.
+    #[error("`{text}` is no port: 1 to 65535, or the name of a container port")]
+    NoPortNumber {
         /// What was typed.
         text: String,
     },
@@ -224,8 +233,14 @@ pub fn target<'p>(
         known.ok_or_else(|| QuestionError::NoProtocol { text: name.to_owned() })
     };
     let protocol = protocol.map(named).transpose()?;
-    if let Ok(number) = port.parse::<u16>() {
+    // a container port's name has a letter (RFC 6335 section 5.1)
+    if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
+        let number = port.parse().ok().filter(|number| *number != 0);
+        let number = number.ok_or_else(|| QuestionError::NoPortNumber { text: port.to_owned() })?;
         return Ok((party, Service::Port(protocol.unwrap_or(Protocol::Tcp), number)));
+    }
+    if port.is_empty() {
+        return Err(QuestionError::NoPort { text: text.to_owned() });
     }
     let is_meant = |of: &&NamedPort| of.name == port && protocol.is_none_or(|wanted| wanted == of.protocol);
     let found = party.workload.as_ref().and_then(ports).and_then(|ports| ports.iter().find(is_meant));
@@ -265,6 +280,10 @@ mod tests {
             ("cart:80", "neither namespace/pod nor an address"),
             ("shop/cart:80/quic", "no tcp, udp or sctp"),
             ("shop/cart:dns/tcp", "no container port named `dns`"),
+            ("shop/cart:0", "`0` is no port"),
+            ("shop/cart:65536/udp", "`65536` is no port"),
+            ("shop/cart:", "names no port"),
+            ("fd00::9:80", "in brackets"),
             ("shop/cart:ip/6", "no IP protocol without ports"),
         ] {
             let error = read(bad).unwrap_err().to_string();

@@ -13,6 +13,9 @@ use crate::screen::{self, Format};
 /// `meshctl policy lint`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LintArgs {
+    /// A folder (or file) of manifests; the same as with --from.
+    #[arg(value_name = "DIR", conflicts_with = "from")]
+    folder: Option<PathBuf>,
     /// A folder (or file) of manifests.
     #[arg(long, value_name = "DIR", default_value = ".")]
     from: PathBuf,
@@ -36,7 +39,7 @@ struct Finding {
 /// # Errors
 /// The manifests cannot be read.
 pub(super) fn run(args: &LintArgs) -> anyhow::Result<bool> {
-    let manifests = args.cluster.read(&args.from)?;
+    let manifests = args.cluster.read(args.folder.as_ref().unwrap_or(&args.from))?;
     let mut findings: Vec<Finding> = manifests
         .unused
         .iter()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use policy::manifest::{Gathered, Gatherer, lay_over};
 use policy::{Compiler, End, NamedPort, RuleSet, Workload, WorkloadId};
 use serde_json::Value;
@@ -80,9 +80,12 @@ impl Cluster {
                 }));
             }
         }
+        if let Some(Unused { place, reason, .. }) = unused.first().filter(|_| count == 0) {
+            bail!("no manifest in {} can be read: {place}: {reason}", folder.display());
+        }
         ensure!(
             count > 0,
-            "there is no manifest (*.yaml, *.yml, *.json) in {}: say with --from where they are",
+            "there is no manifest (*.yaml, *.yml, *.json) in {}: name the folder that has them",
             folder.display()
         );
         let gathered = gatherer.finish();

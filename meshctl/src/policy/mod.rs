@@ -60,8 +60,8 @@ Examples:
 
 const LINT_EXAMPLES: &str = "\
 Examples:
-  meshctl policy lint --from manifests/
-  meshctl policy lint --from manifests/ -o json | jq -r '.[] | .policy'";
+  meshctl policy lint manifests/
+  meshctl policy lint manifests/ -o json | jq -r '.[] | .policy'";
 
 const DIFF_EXAMPLES: &str = "\
 Examples:

@@ -1,7 +1,8 @@
 //! The objects of a folder: files in, events out; what becomes unreadable stays as it last was. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use plan::ObjectKey;
 use policy::manifest::lay_over;
@@ -24,26 +25,42 @@ pub(crate) enum Change {
 #[derive(Clone, Debug, PartialEq)]
 struct Held {
     line: usize,
-    value: Value,
+    /// As JSON: a tenth of what the tree of it takes.
+    text: Box<str>,
+}
+
+impl Held {
+    fn value(&self) -> Option<Value> {
+        serde_json::from_str(&self.text).ok()
+    }
 }
 
 /// What one file holds.
 #[derive(Clone, Debug, Default)]
 struct FileState {
     changed: u64,
-    documents: BTreeMap<ObjectKey, Held>,
+    /// In order of their keys. Mostly it is one: a map of it would be ten times as large.
+    documents: Box<[(ObjectKey, Held)]>,
     refusals: Vec<Refusal>,
+}
+
+impl FileState {
+    fn document(&self, key: &ObjectKey) -> Option<&Held> {
+        let at = self.documents.binary_search_by(|(of, _)| of.cmp(key)).ok()?;
+        self.documents.get(at).map(|(_, held)| held)
+    }
 }
 
 /// All files of a folder and the objects that they make together.
 #[derive(Debug, Default)]
 pub(super) struct Collection {
-    files: BTreeMap<PathBuf, FileState>,
+    files: BTreeMap<Arc<Path>, FileState>,
     /// The files that speak of an object, in the order of their names.
-    holders: BTreeMap<ObjectKey, BTreeSet<PathBuf>>,
+    holders: BTreeMap<ObjectKey, Vec<Arc<Path>>>,
     /// Objects that one of their files has touched since they were put together.
     touched: BTreeSet<ObjectKey>,
-    objects: BTreeMap<ObjectKey, Manifest>,
+    /// Objects as they were last told of; boxed, since most kinds are much smaller than the largest.
+    objects: BTreeMap<ObjectKey, Box<Manifest>>,
     /// Refusals that only show when files are put together.
     conflicts: BTreeMap<ObjectKey, Vec<Refusal>>,
     /// Objects over the limit: they are looked at again when there is room.
@@ -74,7 +91,7 @@ impl Collection {
     /// A file is there with this text; `changed` in seconds since 1970.
     pub(super) fn handle_file(&mut self, path: &Path, text: &str, changed: u64) {
         let before = self.take_away(path);
-        let mut state = FileState { changed, ..FileState::default() };
+        let (mut documents, mut refusals) = (BTreeMap::new(), Vec::new());
         let file = path.display().to_string();
         let mut nameless = false;
         for document in parse::documents(text) {
@@ -84,38 +101,43 @@ impl Collection {
                     if !convert::is_of_its_group(&key, &document.value) {
                         continue;
                     }
-                    if state.documents.contains_key(&key) {
+                    if documents.contains_key(&key) {
                         let reason = format!("{} {} stands in this file already", key.kind, key.name);
-                        state.refusals.push(Refusal { file: file.clone(), line: document.line, reason });
+                        refusals.push(Refusal { file: file.clone(), line: document.line, reason });
                         continue;
                     }
-                    state.documents.insert(key, Held { line: document.line, value: document.value });
+                    documents.insert(key, Held { line: document.line, text: document.value.to_string().into() });
                 }
                 Err((line, reason)) => {
                     nameless = true;
-                    state.refusals.push(Refusal { file: file.clone(), line, reason });
+                    refusals.push(Refusal { file: file.clone(), line, reason });
                 }
             }
         }
         if nameless {
             // nobody can tell which object the unreadable text was: what is missing now stays as it was
             for (key, held) in before.documents {
-                state.documents.entry(key).or_insert(held);
+                documents.entry(key).or_insert(held);
             }
         }
-        for key in state.documents.keys() {
-            self.holders.entry(key.clone()).or_default().insert(path.to_path_buf());
+        let path: Arc<Path> = path.into();
+        for key in documents.keys() {
+            let holders = self.holders.entry(key.clone()).or_default();
+            if let Err(at) = holders.binary_search(&path) {
+                holders.reserve_exact(1);
+                holders.insert(at, Arc::clone(&path));
+            }
             self.touched.insert(key.clone());
         }
-        self.files.insert(path.to_path_buf(), state);
+        self.files.insert(path, FileState { changed, documents: documents.into_iter().collect(), refusals });
     }
 
     /// Forgets what a file held, and returns it.
     fn take_away(&mut self, path: &Path) -> FileState {
         let state = self.files.remove(path).unwrap_or_default();
-        for key in state.documents.keys() {
+        for (key, _) in &state.documents {
             if let Some(holders) = self.holders.get_mut(key) {
-                holders.remove(path);
+                holders.retain(|holder| **holder != *path);
                 if holders.is_empty() {
                     self.holders.remove(key);
                 }
@@ -127,7 +149,7 @@ impl Collection {
 
     /// A file cannot be read: its objects stay.
     pub(super) fn handle_unreadable(&mut self, path: &Path, reason: String) {
-        let state = self.files.entry(path.to_path_buf()).or_default();
+        let state = self.files.entry(path.into()).or_default();
         state.refusals = vec![Refusal { file: path.display().to_string(), line: 0, reason }];
     }
 
@@ -137,7 +159,7 @@ impl Collection {
     }
 
     /// The files that are known.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Arc<Path>> {
         self.files.keys()
     }
 
@@ -167,13 +189,16 @@ impl Collection {
             return None;
         }
         match convert::manifest(&key, &merged.value, merged.changed) {
-            Ok(manifest) => {
-                let parts = convert::unused_parts(&key, &merged.value);
-                let told = parts.into_iter().map(|reason| Refusal { reason, ..merged.at.clone() });
-                self.conflicts.entry(key.clone()).or_default().extend(told);
-                let same = self.objects.get(&key) == Some(&manifest);
-                self.objects.insert(key, manifest.clone());
-                (!same).then_some(Change::Apply(manifest))
+            Ok(convert::Converted { manifest, unused }) => {
+                if !unused.is_empty() {
+                    let told = unused.into_iter().map(|reason| Refusal { reason, ..merged.at.clone() });
+                    self.conflicts.entry(key.clone()).or_default().extend(told);
+                }
+                if self.objects.get(&key).is_some_and(|held| **held == manifest) {
+                    return None;
+                }
+                self.objects.insert(key, Box::new(manifest.clone()));
+                Some(Change::Apply(manifest))
             }
             Err(reason) => {
                 // the last good one stays
@@ -186,7 +211,7 @@ impl Collection {
     /// Every object as it is now.
     #[cfg(test)]
     fn objects(&self) -> impl Iterator<Item = &Manifest> {
-        self.objects.values()
+        self.objects.values().map(AsRef::as_ref)
     }
 
     /// Everything that could not be used, in order.
@@ -201,20 +226,20 @@ impl Collection {
         let mut overlays = Vec::new();
         for path in self.holders.get(key).into_iter().flatten() {
             let Some(state) = self.files.get(path) else { continue };
-            let Some(held) = state.documents.get(key) else { continue };
+            let Some(held) = state.document(key) else { continue };
             let at = Refusal { file: path.display().to_string(), line: held.line, reason: String::new() };
             if part_of(path) == Part::Overlay {
-                overlays.push(&held.value);
+                overlays.extend(held.value());
             } else if let Some(Merged { at: first, .. }) = &whole {
                 let reason = format!("{} {} is taken from {}:{}", key.kind, key.name, first.file, first.line);
                 self.conflicts.entry(key.clone()).or_default().push(Refusal { reason, ..at });
-            } else {
-                whole = Some(Merged { value: held.value.clone(), changed: state.changed, at });
+            } else if let Some(value) = held.value() {
+                whole = Some(Merged { value, changed: state.changed, at });
             }
         }
         let mut whole = whole?;
         for overlay in overlays {
-            lay_over(&mut whole.value, overlay);
+            lay_over(&mut whole.value, &overlay);
         }
         Some(whole)
     }

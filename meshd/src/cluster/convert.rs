@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use identity::NodeName;
 use ipnet::IpNet;
 use plan::view::{Namespace, Node, Object, ObjectKey, Pod};
-use policy::manifest::{authorization_policy, cluster_policy, network_policy, pod_ports};
+use policy::manifest::{Parsed, authorization_policy, cluster_policy, network_policy, pod_ports};
 use policy::{Expression, Labels, PeerAuthentication, PolicyKind, Selector};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -65,22 +65,33 @@ fn cluster_kind(key: &ObjectKey) -> Option<PolicyKind> {
     CLUSTER_POLICIES.into_iter().find(|kind| kind.as_str() == key.kind)
 }
 
+/// What came out of a manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Converted {
+    pub(super) manifest: Manifest,
+    /// What of it is not used although the rest is: parts of policies, each told of by its path.
+    pub(super) unused: Vec<String>,
+}
+
 /// Converts one manifest; `changed` (seconds since 1970) stands in for an absent creation time.
-pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<Manifest, String> {
+pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<Converted, String> {
+    let whole = |manifest| Converted { manifest, unused: Vec::new() };
+    let plain = |object| whole(Manifest::Plain(object));
     let metadata: Metadata = read(key, value.get("metadata").unwrap_or(&Value::Null))?;
+    if let Some(kind) = cluster_kind(key) {
+        return Ok(policy(key, cluster_policy(kind, &key.name, value), |it| Object::ClusterPolicy(it.into())));
+    }
     match key.kind {
-        "Namespace" => {
-            Ok(Manifest::Plain(Object::Namespace(Namespace { name: key.name.clone(), labels: metadata.labels })))
-        }
-        "Node" => node(key, metadata.labels, value).map(|n| Manifest::Plain(Object::Node(n))),
-        "Pod" => pod(key, metadata, value).map(|p| Manifest::Plain(Object::Pod(p))),
+        "Namespace" => Ok(plain(Object::Namespace(Namespace { name: key.name.clone(), labels: metadata.labels }))),
+        "Node" => node(key, metadata.labels, value).map(|n| plain(Object::Node(n))),
+        "Pod" => pod(key, metadata, value).map(|p| plain(Object::Pod(p))),
         "PeerAuthentication" => {
             let created = created(&metadata, changed)?;
-            peer_authentication(key, value, created).map(|p| Manifest::Plain(Object::PeerAuthentication(p)))
+            peer_authentication(key, value, created).map(|p| plain(Object::PeerAuthentication(p)))
         }
         "NetworkPolicy" => {
             let parsed = network_policy(&key.namespace, &key.name, value);
-            Ok(Manifest::Plain(Object::NetworkPolicy(parsed.value)))
+            Ok(policy(key, parsed, |it| Object::NetworkPolicy(it.into())))
         }
         "AuthorizationPolicy" => {
             let parsed = authorization_policy(&key.namespace, &key.name, value);
@@ -88,35 +99,22 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<M
             if let Some(refusal) = parsed.refusals.iter().find(|refusal| refusal.path == "spec.direction") {
                 return Err(format!("{}: {refusal}", title(key)));
             }
-            Ok(Manifest::Plain(Object::AuthorizationPolicy(parsed.value)))
-        }
-        "ClusterNetworkPolicy" | "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy" => {
-            let kind = cluster_kind(key).unwrap_or(PolicyKind::ClusterNetworkPolicy);
-            Ok(Manifest::Plain(Object::ClusterPolicy(cluster_policy(kind, &key.name, value).value)))
+            Ok(policy(key, parsed, |it| Object::AuthorizationPolicy(it.into())))
         }
         "MeshNode" => {
             let node: api::MeshNode = read(key, value)?;
             // a key that is no key is found here, not where it is used
             node.to_view().ok_or_else(|| format!("{}: a key is not 32 bytes of base64", title(key)))?;
-            Ok(Manifest::MeshNode(Box::new(node)))
+            Ok(whole(Manifest::MeshNode(Box::new(node))))
         }
-        "MeshEndpointSlice" => read(key, value).map(Manifest::MeshEndpointSlice),
-        _ => read(key, value).map(Manifest::MeshTrust),
+        "MeshEndpointSlice" => read(key, value).map(Manifest::MeshEndpointSlice).map(whole),
+        _ => read(key, value).map(Manifest::MeshTrust).map(whole),
     }
 }
 
-/// What of a manifest is not used although the rest of it is: parts of policies, each told of by its path.
-pub(super) fn unused_parts(key: &ObjectKey, value: &Value) -> Vec<String> {
-    if let Some(kind) = cluster_kind(key) {
-        let refusals = cluster_policy(kind, &key.name, value).refusals;
-        return refusals.iter().map(|refusal| format!("{}: {refusal}", title(key))).collect();
-    }
-    let refusals = match key.kind {
-        "NetworkPolicy" => network_policy(&key.namespace, &key.name, value).refusals,
-        "AuthorizationPolicy" => authorization_policy(&key.namespace, &key.name, value).refusals,
-        _ => Vec::new(),
-    };
-    refusals.iter().map(|refusal| format!("{}: {refusal}", title(key))).collect()
+fn policy<T>(key: &ObjectKey, parsed: Parsed<T>, object: impl FnOnce(T) -> Object) -> Converted {
+    let unused = parsed.refusals.iter().map(|refusal| format!("{}: {refusal}", title(key))).collect();
+    Converted { manifest: Manifest::Plain(object(parsed.value)), unused }
 }
 
 /// How a sentence names an object.

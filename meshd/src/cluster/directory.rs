@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -68,7 +69,7 @@ pub(crate) fn watch(root: &Path) -> anyhow::Result<Source> {
 
 struct Folder {
     root: PathBuf,
-    stamps: BTreeMap<PathBuf, Stamp>,
+    stamps: BTreeMap<Arc<Path>, Stamp>,
     collection: Collection,
 }
 
@@ -151,7 +152,7 @@ impl Folder {
     }
 }
 
-fn walk(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) -> std::io::Result<()> {
+fn walk(folder: &Path, depth: usize, found: &mut BTreeMap<Arc<Path>, Stamp>) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let path = entry.path();
@@ -166,7 +167,7 @@ fn walk(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) -> st
                 _ => {}
             }
         } else if metadata.is_file() && path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
-            found.insert(path, (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino()));
+            found.insert(path.into(), (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino()));
         }
     }
     Ok(())

@@ -67,7 +67,7 @@ pub(super) async fn policy_denied() -> anyhow::Result<Vec<SeenFlow>> {
 pub(super) async fn counts() -> anyhow::Result<Counts> {
     let listed = list(&["-j", "list", "counters"]).await?;
     let counter = |item: &Value| {
-        let ours = |table: &str| table == "weft" || table == policy::nft::TABLE;
+        let ours = |table: &str| [super::standing::TABLE, "weft", policy::nft::TABLE].contains(&table);
         let counter = item.get("counter").filter(|c| c.get("table").and_then(Value::as_str).is_some_and(ours))?;
         let number = |key: &str| counter.get(key).and_then(Value::as_u64);
         Some((counter.get("name")?.as_str()?.to_owned(), (number("packets")?, number("bytes")?)))

@@ -32,6 +32,8 @@ impl Kernel {
     /// What somebody else took away since it was applied; the next [`Self::apply`] then starts from the kernel itself.
     pub(crate) async fn drift(&mut self) -> anyhow::Result<Vec<&'static str>> {
         let mut drift = Vec::new();
+        let renewed = self.standing.renew().await;
+        self.note_guard(renewed);
         let Some(filter) = &self.filter else { return Ok(drift) };
         if !route::has_rules(&self.handle, &self.families).await? {
             route::ensure_rules(&self.handle, &self.families).await?;

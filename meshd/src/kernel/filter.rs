@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use plan::{Filter, Pin};
 
-use super::{MARK_MASK, MARK_MEMBER, MARK_OUTER, MARK_OUTSIDER, flows};
+use super::standing::BY_FILTER;
+use super::{MARK_MASK, MARK_MEMBER, MARK_ORIGINS, MARK_OUTER, MARK_OUTSIDER, flows};
 
 /// What the forward and output hooks count, in table `inet weft`.
 pub(super) const COUNTERS: [&str; 10] = [
@@ -247,7 +248,7 @@ fn hooks(tun: &str) -> String {
             format!("meta nfproto ipv{v} {mark}{guard}goto {chain}{v}\n")
         })
     };
-    let member_mark = format!("meta mark and {MARK_MASK:#010x} == {MARK_MEMBER:#010x} ");
+    let member_mark = format!("meta mark and {MARK_ORIGINS:#010x} == {MARK_MEMBER:#010x} ");
     let [member4, member6] = judged(&member_mark, "member", "");
     let judge = ["enrolled", "strict", "permissive"].map(|set| judged("", "judge", set).concat()).concat();
     let early = [("4", "ip"), ("6", "ip6")].map(|(v, ip)| {
@@ -271,6 +272,7 @@ fn hooks(tun: &str) -> String {
         &mut text,
         format_args!(
             "chain forward {{\ntype filter hook forward priority -5; policy drop;\n\
+             meta mark set meta mark or {BY_FILTER:#010x}\n\
              {source_routes}iifname \"{tun}\" oifname \"{tun}\" counter name loop drop\n\
              iifname \"{tun}\" accept\noifname \"{tun}\" accept\n{member4}{member6}{early}{judge}accept\n}}"
         ),

@@ -16,6 +16,7 @@ mod nft;
 mod policy;
 mod probe;
 mod route;
+mod standing;
 mod trace;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ use plan::{Desired, Filter, Route};
 use rtnetlink::{Handle, IpVersion};
 
 use self::filter::Fixed;
+use self::standing::{Standing, Wish};
 
 pub(crate) use counters::{Observed, SeenFlow};
 pub(crate) use link::HostLink;
@@ -37,6 +39,8 @@ pub(crate) use trace::{Counted, Tuple};
 
 /// The bits of a packet's mark that are ours.
 pub(crate) const MARK_MASK: u32 = 0x0f00_0000;
+/// Those of them that say where a packet is from; in the forward hook others say who has judged it (`standing`).
+const MARK_ORIGINS: u32 = 0x0300_0000;
 /// Came out of an enrolled local workload's link, with its own MAC and address.
 pub(crate) const MARK_MEMBER: u32 = 0x0100_0000;
 /// Came out of the link of a local workload that is not in the mesh, with its own MAC and address.
@@ -61,6 +65,7 @@ pub(crate) struct Kernel {
     filter: Option<Filter>,
     /// The policy rules that are there; known only together with the filter.
     rules: Program,
+    standing: Standing,
     /// The generation of this namespace's nft rules when they were last seen to be right.
     generation: Option<u32>,
     /// How often was looked.
@@ -112,6 +117,7 @@ impl Kernel {
             routes: None,
             filter: None,
             rules: Program::default(),
+            standing: Standing::default(),
             generation: None,
             looks: 0,
             elements_due: false,
@@ -191,7 +197,13 @@ impl Kernel {
         for route in &steps.before {
             route::put(&self.handle, route, self.tun_index, &self.own).await?;
         }
+        let wish = Wish { ranges: desired.filter.own_ranges.clone(), policies: !rules.is_empty() };
+        // the guard asks for no judgement that nobody gives: not before, and not after
+        if self.standing.asks_for_policies() && !wish.policies {
+            self.stand(wish.clone()).await;
+        }
         let (filter, missing_links) = self.apply_filter(before_filter, &desired.filter, rules).await?;
+        self.stand(wish).await;
         for route in &steps.after {
             route::put(&self.handle, route, self.tun_index, &self.own).await?;
         }
@@ -200,6 +212,24 @@ impl Kernel {
         self.filter = Some(filter);
         self.rules.clone_from(rules);
         Ok(Applied { missing_links })
+    }
+
+    /// Has the standing guard as wished. Without it all works, and a table that somebody removes is open until it is repaired.
+    async fn stand(&mut self, wish: Wish) {
+        let set = self.standing.set(wish).await;
+        self.note_guard(set);
+    }
+
+    fn note_guard(&mut self, changed: anyhow::Result<bool>) {
+        match changed {
+            // a transaction of ours
+            Ok(true) => self.generation = self.generation.map(|generation| generation.wrapping_add(1)),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "Tables that somebody removes stay open until they are put back (Linux 5.12 and nft with `-i` would close them)"
+            ),
+        }
     }
 
     fn usable_routes(&self, desired: &Desired) -> BTreeSet<Route> {
@@ -292,7 +322,7 @@ impl Kernel {
 
     /// Takes everything away that this module ever makes.
     pub(crate) async fn remove_everything(&mut self) -> anyhow::Result<()> {
-        (self.routes, self.filter) = (None, None);
+        (self.routes, self.filter, self.standing) = (None, None, Standing::default());
         route::remove_rules(&self.handle, &self.families).await?;
         let held = route::held_routes(&self.handle, &self.families, self.tun_index).await?;
         self.remove(&plan::route_steps(&BTreeSet::new(), &held).gone).await?;

@@ -104,10 +104,17 @@ fn flushed() {
         };
         repaired(&format!("{flush:?}"), || {
             lab.must("node/n1", &[&["nft"], flush].concat());
-            eventually("it is closed again", SOON, || closed(&mut agents).then_some(()));
+            // the guard and emptied hooks close it at once, outsiders too: that those pass says that all is back
+            let passes = |agents: &mut Agents| {
+                let pairs: Vec<_> = all_pairs(&["plain/c", "plain/out"]);
+                let seen = agents.probe(&pairs, &pairs.iter().cloned().collect(), "UDP", 80, 0.1);
+                seen.answered.len() == pairs.len()
+            };
+            eventually("it is as before", SOON, || (closed(&mut agents) && passes(&mut agents)).then_some(()));
         });
     }
     elements(&lab);
+    standing(&lab, &mut agents);
     lab.remove("policy.yaml");
     modes(&lab, &mut agents);
 }
@@ -124,6 +131,37 @@ fn repaired(what: &str, mut broken: impl FnMut()) {
         slow.push(begin.elapsed());
     }
     panic!("{what} was repaired within {slow:?}");
+}
+
+/// What nobody puts back, because the daemon is stopped: the guard, a table that only its owner can take away, closes what other
+/// tables of ours have closed. Without its owner all of it is open, so that nothing else closed it.
+fn standing(lab: &Lab, agents: &mut Agents) {
+    const REMOVALS: [&str; 2] = ["delete table ip weft_policy; delete table ip6 weft_policy", "flush ruleset"];
+    let probe = |agents: &mut Agents| {
+        let seen = agents.probe(&all_pairs(&["demo/a", "plain/c"]), &BTreeSet::new(), "UDP", 80, 0.1);
+        seen.arrived.iter().filter(|pair| pair.from != pair.to).count()
+    };
+    let list = || lab.must("node/n1", &["nft", "list", "ruleset"]);
+    for (removal, with_owner) in REMOVALS.into_iter().flat_map(|removal| [(removal, true), (removal, false)]) {
+        eventually("all tables are there", SOON, || (list().matches("table ").count() >= 5).then_some(()));
+        let pid = lab.node("n1")["pid"].to_string();
+        run("kill", &["-STOP", &pid]);
+        if !with_owner {
+            run("pkill", &["-P", &pid, "-f", "^nft -i"]);
+            eventually("the guard is gone", SOON, || (!list().contains("weft_guard")).then_some(()));
+        }
+        lab.must("node/n1", &["nft", removal]);
+        let arrived = probe(agents);
+        assert_eq!(arrived == 0, with_owner, "after `{removal}`, guarded {with_owner}: {arrived} arrived");
+        if with_owner {
+            let refused = lab.exec("node/n1", &["nft", "delete", "table", "inet", "weft_guard"]);
+            assert!(!refused.status.success(), "anybody can take the guard away");
+            let counted = lab.must("node/n1", &["nft", "list", "counter", "inet", "weft_guard", "rules_missing"]);
+            assert!(!counted.contains("packets 0 "), "{counted}");
+        }
+        run("kill", &["-CONT", &pid]);
+        eventually("it is as before", SOON, || (probe(agents) == 0 && list().contains("weft_guard")).then_some(()));
+    }
 }
 
 /// The mesh's own filter, while its daemon is stopped: a STRICT workload takes no clear text whatever is emptied.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use identity::{Epoch, NodeName, SpiffeId, Suite};
 use ipnet::IpNet;
@@ -30,11 +31,11 @@ pub enum Object {
     /// PeerAuthentication of `weft.dev` (and Istio's).
     PeerAuthentication(PeerAuthentication),
     /// `networking.k8s.io/v1` NetworkPolicy.
-    NetworkPolicy(NetworkPolicy),
+    NetworkPolicy(Arc<NetworkPolicy>),
     /// AuthorizationPolicy of `weft.dev`.
-    AuthorizationPolicy(AuthorizationPolicy),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A policy of the administrator's tiers (`policy.networking.k8s.io`), of any of the three kinds.
-    ClusterPolicy(ClusterPolicy),
+    ClusterPolicy(Arc<ClusterPolicy>),
     /// `weft.dev` MeshNode: what a node says of itself, with the controller's answer.
     MeshNode(Box<MeshNode>),
     /// `weft.dev` MeshEndpointSlice, its signature already verified by the shell.

@@ -189,9 +189,11 @@ impl Sets {
     }
 
     /// The key of a definition's set, which is made if it is new.
-    pub(super) fn request(&mut self, definition: Definition, index: &Index) -> SetKey {
+    pub(super) fn request(&mut self, mut definition: Definition, index: &Index) -> SetKey {
         let key = definition.key();
         if !self.held.contains_key(&key) {
+            definition.selections.shrink_to_fit();
+            definition.blocks.shrink_to_fit();
             let set = Arc::new(definition.evaluate(index));
             self.held.insert(key.clone(), Held { definition, set, chains: 0 });
         }

@@ -87,16 +87,23 @@ fn rule(place: &Place<'_>, peers: &str, notes: &mut Notes) -> Option<NetworkRule
             return None;
         };
         // "if this field is empty or missing, this rule matches all"
-        rule.peers = (!items.is_empty()).then(|| items.iter().filter_map(|item| peer(item, notes)).collect());
+        rule.peers = (!items.is_empty()).then(|| exact(items.iter().filter_map(|item| peer(item, notes))));
     }
     if let Some(list) = place.field("ports") {
         let Some(items) = list.items() else {
             notes.wrong_type(&list, "a list of ports", Effect::RuleNothing);
             return None;
         };
-        rule.ports = (!items.is_empty()).then(|| items.iter().filter_map(|item| port(item, notes)).collect());
+        rule.ports = (!items.is_empty()).then(|| exact(items.iter().filter_map(|item| port(item, notes))));
     }
     Some(rule)
+}
+
+/// A list without room for more: there are many of them, and they do not grow.
+fn exact<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = items.collect();
+    list.shrink_to_fit();
+    list
 }
 
 fn peer(place: &Place<'_>, notes: &mut Notes) -> Option<NetworkPeer> {

@@ -124,6 +124,7 @@ impl Notes {
                 self.wrong_type(&list, "a list", effect);
                 return None;
             };
+            selector.expressions.reserve_exact(items.len());
             for item in items {
                 let expression = self.expression(&item, effect);
                 is_good &= expression.is_some();

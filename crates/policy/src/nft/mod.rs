@@ -21,7 +21,8 @@
 //!
 //! Whoever is judged by anything is in each of the four maps, and in the set of the judged: an emptied map closes who was
 //! in it, an emptied chain closes all that comes by (the hooks drop what no rule accepts), and an emptied set of the judged
-//! leaves the maps. So somebody else's hand opens nothing until it is put right, but where a whole table goes.
+//! leaves the maps. So somebody else's hand opens nothing until it is put right, but where a whole table goes: who comes
+//! after sees by a bit of the packet's mark that it was there ([`JUDGED_MARK`]).
 
 mod compile;
 mod program;
@@ -38,6 +39,8 @@ use crate::verdict::Direction;
 
 /// Name of the tables.
 pub const TABLE: &str = "weft_policy";
+/// The bit of its mark that a packet has once these rules were asked about it: whoever comes after them sees that they are there.
+pub const JUDGED_MARK: u32 = 0x0800_0000;
 /// What the rules count. What a policy refused is counted twice: by the side that refused, and in [`REASONS`].
 pub const COUNTERS: [&str; 9] = [
     "outbound_denied",
@@ -257,10 +260,15 @@ fn hook(is_v4: bool, layer: Layer) -> String {
     let [outbound, inbound] = text::DIRECTIONS.map(|direction| text::hook_map(direction, layer));
     let contested = "counter name contested_address drop";
     let unjudged = "counter name unjudged drop";
+    let mark = match layer {
+        Layer::Authorization => String::new(),
+        // the last hook of the table
+        Layer::Network => format!("meta mark set meta mark or {JUDGED_MARK:#010x}\n"),
+    };
     format!(
         "chain arriving_{name} {{\n{server} vmap @{inbound}\n{server} @{JUDGED} {unjudged}\naccept\n}}\n\
          chain forward_{name} {{\ntype filter hook forward priority {priority}; policy drop;\n\
-         {discovery}ct state invalid,untracked goto unknown\n\
+         {mark}{discovery}ct state invalid,untracked goto unknown\n\
          {client} . {server} @{SELVES} accept\n\
          {client} @{CONTESTED} {contested}\n{server} @{CONTESTED} {contested}\n\
          {client} @{NODE} accept\n{server} @{NODE} accept\n\

@@ -15,7 +15,7 @@ pub(super) const REASONS: [Reason; 3] = [Reason::Rule, Reason::NoAllowMatched, R
 /// Most elements in one rule: nft's lines have a limit, and rules of one verdict can follow each other.
 const ELEMENTS_MAX: usize = 256;
 /// A packet that its pin or the engine marked as a member's (`docs/packet-path.md`).
-const MARK: &str = "meta mark and 0x0f000000";
+const MARK: &str = "meta mark and 0x03000000";
 const MARK_MEMBER: &str = "0x01000000";
 
 pub(super) fn letter(direction: Direction) -> char {

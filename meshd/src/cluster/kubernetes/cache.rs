@@ -215,7 +215,7 @@ pub(super) fn cached(text: &str) -> anyhow::Result<Cached> {
     let object: Raw = serde_json::from_value(line.object)?;
     let key = name.key(&object).context("it has no name")?;
     match convert::manifest(&key, &object.into_manifest(), 0) {
-        Ok(manifest) => Ok(Cached { kind, key, manifest, line: text.to_owned() }),
+        Ok(converted) => Ok(Cached { kind, key, manifest: converted.manifest, line: text.to_owned() }),
         Err(reason) => bail!(reason),
     }
 }

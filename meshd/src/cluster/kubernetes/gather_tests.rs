@@ -25,7 +25,7 @@ fn slice(node: &str, revision: u64) -> Heard {
     let value =
         serde_json::json!({"metadata": {"name": node}, "spec": {"node": node, "nodeUID": "u", "revision": revision}});
     let key = key("MeshEndpointSlice", node);
-    let manifest = super::super::super::convert::manifest(&key, &value, 0).map(Box::new);
+    let manifest = super::super::super::convert::manifest(&key, &value, 0).map(|it| Box::new(it.manifest));
     Heard::Apply { key, version: 0, listed: true, manifest, told: Box::default() }
 }
 

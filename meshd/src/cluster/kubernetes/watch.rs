@@ -211,8 +211,10 @@ pub(super) fn apply(kind: &KindName, object: Raw, listed: bool, is_kept: bool) -
     let version = object.version();
     let value = object.into_manifest();
     // every object of a server has its creation time; the fallback is never used
-    let manifest = convert::manifest(&key, &value, 0).map(Box::new);
-    let parts = if manifest.is_ok() { convert::unused_parts(&key, &value) } else { Vec::new() };
+    let (manifest, parts) = match convert::manifest(&key, &value, 0) {
+        Ok(convert::Converted { manifest, unused }) => (Ok(Box::new(manifest)), unused),
+        Err(reason) => (Err(reason), Vec::new()),
+    };
     let refused = manifest.as_ref().err().map(String::as_str);
     let judgement = held.and_then(|held| held.judge(&key, refused, &parts, Timestamp::now()));
     let line = (is_kept && manifest.is_ok()).then(|| cache::line(kind, &value));
