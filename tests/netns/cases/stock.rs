@@ -88,7 +88,8 @@ fn wanted(times: u32) -> String {
     run("sh", &["-c", &format!("{} | md5sum", lines(times))])
 }
 
-/// 130 s of traffic over four links: whoever began renews the key at 120 s, and not one ping is lost.
+/// 130 s of traffic over four links: whoever began renews the key at 120 s, and not one ping is lost. What gets lost of a
+/// handshake costs nothing: the former key has a minute left.
 fn renewals() {
     let mut stocks = [Kind::Go, Kind::Kernel].map(Stock::start);
     let mut pings = Vec::new();
@@ -112,13 +113,17 @@ fn renewals() {
         let counts: Vec<u32> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         assert!(counts[0] >= 600 && counts[0] - counts[1] <= 1, "lost {lost:?} %: {text}");
     }
+    let mut renewed = Vec::new();
     for (stock, pair) in stocks.iter_mut().zip(links.chunks(2)) {
         for (link, first) in pair {
             let now: u64 = link.shown(stock, "latest-handshakes")[0].parse().expect("a time");
-            let began = if link.number == 1 { "we" } else { "it" };
-            assert!((119..=124).contains(&(now - first)), "{began} began: renewed after {} s", now - first);
+            renewed.push((if link.number == 1 { "we" } else { "it" }, now - first));
         }
     }
+    println!("who began, and after how many seconds keys were renewed: {renewed:?}");
+    // one initiation may be lost where an emulated machine shares two cores, and comes again after 5 s (`Rekey-Timeout`)
+    assert!(renewed.iter().all(|(_, after)| (119..=129).contains(after)), "{renewed:?}");
+    assert!(renewed.iter().filter(|(_, after)| *after > 124).count() <= 1, "{renewed:?}");
 }
 
 /// Exact byte counters; one keepalive for one-way data, whoever sends it; keepalives are not answered by keepalives.
