@@ -78,10 +78,10 @@ fn truth(cluster: &Cluster) -> Said {
 
 /// The identities of the namespace that each node has a binding for.
 fn bound(cluster: &Cluster) -> BTreeSet<(String, String)> {
-    let nodes = items(&cluster.json(&["get", "meshnodes"]));
-    let bindings = nodes.iter().flat_map(|node| {
-        let bindings = node["status"]["bindings"].as_array().cloned().unwrap_or_default();
-        bindings.into_iter().map(move |binding| (text(&node["metadata"]["name"]), text(&binding["identity"])))
+    let slices = items(&cluster.json(&["get", "meshendpointslices"]));
+    let bindings = slices.iter().flat_map(|slice| {
+        let bindings = slice["spec"]["bindings"].as_array().cloned().unwrap_or_default();
+        bindings.into_iter().map(move |binding| (text(&slice["spec"]["node"]), text(&binding["identity"])))
     });
     bindings.filter(|(_, identity)| identity.contains(&format!("/ns/{IN}/"))).collect()
 }
