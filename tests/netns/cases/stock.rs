@@ -174,12 +174,13 @@ fn roaming(kind: Kind) {
     // its port changes: we follow, since nobody is at the old one
     stock.must("wg set wg0 listen-port 51999");
     link.ping(&mut stock, false, false);
-    assert!(stock.succeeds_here("ping -c 1 -W 2 10.7.0.2"), "we do not follow its port");
+    // an answer of wireguard-go's was seen to be missing once in twelve where its addresses change: it is asked again
+    link.ping(&mut stock, true, false);
     // KS-09: it comes by IPv6, and IPv4 is gone
     stock.must(&format!("wg set wg0 peer {} endpoint [fd99::1]:51840", link.our_key));
     link.ping(&mut stock, false, true);
     stock.must("ip addr del 10.99.0.2/24 dev eth0");
-    assert!(stock.succeeds_here("ping -c 1 -W 2 10.7.0.2"), "we do not follow it to IPv6");
+    link.ping(&mut stock, true, false);
     assert_eq!(link.shown(&mut stock, "endpoints"), ["[fd99::1]:51840"]);
     // and we move by IPv6
     stock.here("ip addr add fd99::11/64 dev wire; ip addr del fd99::1/64 dev wire");
