@@ -21,7 +21,7 @@ pub const CASES: &[(&str, fn())] = &[
 ];
 
 /// Two seconds of UDP as fast as its sender can are at least so many datagrams that arrive, on an emulated machine too.
-const FLOOD_MIN: u32 = 1000;
+const FLOOD_MIN: u32 = 200;
 
 /// Lines `1` to this number are what is sent by TCP: 1.04 MB.
 const LINES: u32 = 164_000;
@@ -140,22 +140,27 @@ fn counters(kind: Kind) {
     stock.here("echo 1 >/proc/sys/net/ipv4/icmp_echo_ignore_all");
     let before = link.transfer(&mut stock);
     assert!(!stock.ask("ping -c 1 -W 1 10.7.0.1").0);
-    let (_, waited) = eventually("a keepalive comes", Duration::from_secs(14), || {
-        (link.transfer(&mut stock) == [before[0] + 32, before[1] + 128]).then_some(())
+    let mut seen = before;
+    let (_, waited) = eventually("a keepalive comes", PATIENCE, || {
+        seen = link.transfer(&mut stock);
+        (seen[0] > before[0]).then_some(())
     });
-    assert!(waited > Duration::from_secs(7), "a keepalive after {waited:?}");
+    assert_eq!(seen, [before[0] + 32, before[1] + 128], "what it received and sent since {before:?}");
+    assert!((7..25).contains(&waited.as_secs()), "a keepalive after {waited:?}");
     // and the other way round: its keepalive keeps us from a new handshake
     stock.must("echo 1 >/proc/sys/net/ipv4/icmp_echo_ignore_all");
     let before = link.transfer(&mut stock);
     assert!(!stock.succeeds_here("ping -c 1 -W 1 10.7.0.2"));
-    eventually("it keeps alive", Duration::from_secs(14), || {
-        (link.transfer(&mut stock) == [before[0] + 128, before[1] + 32]).then_some(())
+    eventually("it keeps alive", PATIENCE, || {
+        seen = link.transfer(&mut stock);
+        (seen[1] > before[1]).then_some(())
     });
+    assert_eq!(seen, [before[0] + 128, before[1] + 32], "what it received and sent since {before:?}");
 
     // PC-17, KS-15: a persistent keepalive of the stock peer, each second; we stay silent
     let before = link.transfer(&mut stock);
     stock.must(&format!("wg set wg0 peer {} persistent-keepalive 1", link.our_key));
-    eventually("it says five times that it is there", Duration::from_secs(12), || {
+    eventually("it says five times that it is there", PATIENCE, || {
         (link.transfer(&mut stock)[1] >= before[1] + 5 * 32).then_some(())
     });
     assert_eq!(link.transfer(&mut stock)[0], before[0], "nothing is said to a keepalive");
@@ -174,7 +179,7 @@ fn roaming(kind: Kind) {
     // its port changes: we follow, since nobody is at the old one
     stock.must("wg set wg0 listen-port 51999");
     link.ping(&mut stock, false, false);
-    // an answer of wireguard-go's was seen to be missing once in twelve where its addresses change: it is asked again
+    // wireguard-go sends a datagram to `fd99::` now and then where families change (seen on the wire): it is asked again
     link.ping(&mut stock, true, false);
     // KS-09: it comes by IPv6, and IPv4 is gone
     stock.must(&format!("wg set wg0 peer {} endpoint [fd99::1]:51840", link.our_key));
