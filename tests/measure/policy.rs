@@ -155,7 +155,8 @@ fn carried(report: &mut Report) {
 
 /// A lab of three nodes with 1,000 pods that only manifests know, 250 of them on the node that is looked at, and what is written into it.
 struct Crowd {
-    lab: Lab,
+    _lab: Lab,
+    directory: String,
     supervisor: String,
     prober: Prober,
     /// The daemon that is looked at.
@@ -166,20 +167,22 @@ impl Crowd {
     fn new() -> Self {
         let lab = Lab::of_four("nodes: 3");
         let supervisor = lab.status()["supervisor"]["pid"].to_string();
+        // who answers for the lab stands still from now on
+        let directory = lab.directory();
         let pid = lab.node("n1")["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the daemon runs");
         let prober = Prober::start(&lab, "plain/client", "plain/server");
         prober.next();
         // the lab would make sandboxes for all pods of its nodes
         run("kill", &["-STOP", &supervisor]);
-        let crowd = Self { lab, supervisor, prober, pid };
-        let file = format!("{}/load-world.yaml", crowd.lab.directory());
+        let crowd = Self { _lab: lab, directory, supervisor, prober, pid };
+        let file = format!("{}/load-world.yaml", crowd.directory);
         std::fs::write(file, documents(&MANY.world_manifests())).expect("it takes files");
         crowd
     }
 
     /// Only pods of this name may talk to the server that the prober asks.
     fn only_from(&self, app: &str) {
-        let directory = self.lab.directory();
+        let directory = &self.directory;
         let text = format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: plain}}\n\
              spec: {{podSelector: {{matchLabels: {{app: server}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]}}]}}\n"
@@ -191,7 +194,7 @@ impl Crowd {
     /// Writes so many policies, a file each.
     fn policies(&self, load: &Load) {
         for (number, policy) in load.policy_manifests().iter().enumerate() {
-            let file = format!("{}/load-policy{number}.yaml", self.lab.directory());
+            let file = format!("{}/load-policy{number}.yaml", self.directory);
             std::fs::write(file, policy.to_string()).expect("it takes files");
         }
     }
