@@ -82,11 +82,9 @@ impl Outbound {
         self
     }
 
-    /// The peer at `from` has answered the probe with this number.
-    pub(super) fn answered(&mut self, from: SocketAddr, number: u64) {
-        if let Some(probing) = &mut self.probing {
-            probing.answered(from, number);
-        }
+    /// The peer at `from` has answered the probe with this number; whether its path swallows no more.
+    pub(super) fn answered(&mut self, from: SocketAddr, number: u64) -> bool {
+        self.probing.as_mut().is_some_and(|probing| probing.answered(from, number))
     }
 
     pub(super) fn set_mtu(&mut self, mtu: usize) {
@@ -125,8 +123,19 @@ impl Outbound {
     /// Long packets are on their way: whether such datagrams arrive is asked now and then, where that is not known.
     fn probe(&mut self, (engine, outer): (&mut Engine<SpiffeId, PeerName>, &mut Outer), path: Path, now: Instant) {
         let to = path.endpoint();
+        let Some(probing) = &mut self.probing else { return };
+        if outer.is_swallowing(to) {
+            if probing.may_carry_again(to, now)
+                && let Some(long) = engine.probe(&path, self.mtu, now)
+            {
+                probing.asked_again(to, long, now);
+            }
+            return;
+        }
         let limit = outer.limit(to).map_or(self.mtu, |limit| limit.min(self.mtu));
-        let Some(probing) = self.probing.as_mut().filter(|_| limit > outer.least(to)) else { return };
+        if limit <= outer.least(to) {
+            return;
+        }
         match probing.notes(to, now) {
             Step::Go => {}
             Step::Ask => {

@@ -56,6 +56,16 @@ fn limit_of(to: SocketAddr, mtu: usize) -> usize {
     mtu.saturating_sub(overhead(Family::of(to.ip()))) & !15
 }
 
+/// What is known of a path that is narrower than the link.
+struct Narrow {
+    /// The longest inner packet in bytes.
+    limit: usize,
+    /// Until when that is believed.
+    until: Instant,
+    /// Whether it was found out by what was lost, and not told by the kernel.
+    swallows: bool,
+}
+
 /// The UDP port.
 pub(super) struct Outer {
     udp: Udp,
@@ -67,8 +77,8 @@ pub(super) struct Outer {
     singly: [Option<Instant>; 2],
     /// Whether the kernel can at all.
     has_gso: [bool; 2],
-    /// Paths that are narrower than the link, with the longest inner packet in bytes and until when that is believed.
-    narrow: HashMap<IpAddr, (usize, Instant)>,
+    /// Paths that are narrower than the link.
+    narrow: HashMap<IpAddr, Narrow>,
     /// The present turn.
     now: Instant,
 }
@@ -152,7 +162,11 @@ impl Outer {
         if self.narrow.is_empty() {
             return None;
         }
-        self.narrow.get(&to.ip()).filter(|(_, until)| *until > self.now).map(|(limit, _)| *limit)
+        self.known(to).map(|narrow| narrow.limit)
+    }
+
+    fn known(&self, to: SocketAddr) -> Option<&Narrow> {
+        self.narrow.get(&to.ip()).filter(|narrow| narrow.until > self.now)
     }
 
     /// A batch was refused as if a datagram were longer than the path. If one is, from now on they are made to fit what the
@@ -162,7 +176,7 @@ impl Outer {
         let Ok(mtu) = self.udp.path_mtu(to) else { return true };
         let is_narrow = length + overhead(Family::of(to.ip())) - WIREGUARD_BYTES > mtu;
         if is_narrow {
-            self.remember(to, mtu, PATH_PAUSE);
+            self.remember(to, mtu, (PATH_PAUSE, false));
             tracing::debug!(peer = %to, mtu, "The path is narrower than the link");
         }
         is_narrow
@@ -178,15 +192,28 @@ impl Outer {
         if self.limit(to).is_some_and(|limit| limit <= self.least(to)) {
             return;
         }
-        self.remember(to, LEAST_MTU, SWALLOW_PAUSE);
+        self.remember(to, LEAST_MTU, (SWALLOW_PAUSE, true));
         tracing::info!(peer = %to, "The path swallows long datagrams: packets are made shorter for a while");
     }
 
-    fn remember(&mut self, to: SocketAddr, mtu: usize, pause: Duration) {
+    /// Whether the path to `to` has swallowed long datagrams and is spared them now.
+    pub(super) fn is_swallowing(&self, to: SocketAddr) -> bool {
+        !self.narrow.is_empty() && self.known(to).is_some_and(|narrow| narrow.swallows)
+    }
+
+    /// A long datagram has arrived on the way to `to`, which swallowed some.
+    pub(super) fn carries_again(&mut self, to: SocketAddr) {
+        if self.is_swallowing(to) {
+            self.narrow.remove(&to.ip());
+            tracing::info!(peer = %to, "The path carries long datagrams again");
+        }
+    }
+
+    fn remember(&mut self, to: SocketAddr, mtu: usize, (pause, swallows): (Duration, bool)) {
         if self.narrow.len() >= PATHS_MAX && !self.narrow.contains_key(&to.ip()) {
             self.narrow.clear();
         }
-        self.narrow.insert(to.ip(), (limit_of(to, mtu), self.now + pause));
+        self.narrow.insert(to.ip(), Narrow { limit: limit_of(to, mtu), until: self.now + pause, swallows });
     }
 
     /// Sends `count` datagrams from the address that their receiver knows us by. `answers` is the datagram that is being
@@ -272,18 +299,41 @@ mod tests {
     use super::*;
     use crate::datapath::counters::Totals;
 
+    /// A node's port, and where it is.
+    fn outer(start: Instant, counters: &Arc<Counters>) -> (Outer, SocketAddr) {
+        let netns = Netns::create().expect("these tests need root: run them under `unshare -rnm`");
+        let up = || Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
+        assert!(netns.within(up).expect("a namespace").success());
+        let udp = netns.within(|| Udp::bind(0, 0)).expect("a namespace").expect("a port");
+        let to = SocketAddr::new([127, 0, 0, 1].into(), udp.port());
+        (Outer::new(udp, true, Arc::clone(counters), start), to)
+    }
+
+    #[test]
+    fn what_a_path_swallowed_is_believed_for_a_while_and_no_longer_than_it_does() {
+        let start = Instant::now();
+        let (mut outer, to) = outer(start, &Arc::default());
+        assert!(outer.limit(to).is_none() && !outer.is_swallowing(to));
+        outer.swallows(to);
+        assert_eq!((outer.limit(to), outer.is_swallowing(to)), (Some(1216), true));
+        outer.carries_again(to);
+        assert_eq!((outer.limit(to), outer.is_swallowing(to)), (None, false));
+        outer.swallows(to);
+        outer.wake_up(start + SWALLOW_PAUSE);
+        assert_eq!((outer.limit(to), outer.is_swallowing(to)), (None, false));
+        // what the kernel says of a path no probe takes back
+        outer.remember(to, 1300, (PATH_PAUSE, false));
+        outer.carries_again(to);
+        assert_eq!((outer.limit(to), outer.is_swallowing(to)), (Some(1232), false));
+    }
+
     /// An IPsec transformation on the way is what makes Linux 6.18 say EIO, and the kernel of the tests has none: so its answer is
     /// put in here. What EINVAL does, a kernel shows in the case `mf_10_offloads_that_a_kernel_refuses_are_left_off`.
     #[test]
     fn a_family_whose_link_refuses_batches_goes_singly_for_a_while() {
         let start = Instant::now();
         let counters = Arc::new(Counters::default());
-        let netns = Netns::create().expect("these tests need root: run them under `unshare -rnm`");
-        let up = || Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
-        assert!(netns.within(up).expect("a namespace").success());
-        let udp = netns.within(|| Udp::bind(0, 0)).expect("a namespace").expect("a port");
-        let to = SocketAddr::new([127, 0, 0, 1].into(), udp.port());
-        let mut outer = Outer::new(udp, true, Arc::clone(&counters), start);
+        let (mut outer, to) = outer(start, &counters);
         assert!(outer.sends_batches(Family::V4));
         let error = io::Error::from_raw_os_error(5);
         let refusal = BatchRefusal::of(&error).expect("EIO is a refusal");

@@ -304,7 +304,9 @@ impl Worker {
         self.counters.show_engine(self.engine.counters());
         while let Some(event) = self.engine.poll_event() {
             if let wg::Event::ProbeAnswered { from, number } = event {
-                self.outbound.answered(from, number);
+                if self.outbound.answered(from, number) {
+                    self.outer.carries_again(from);
+                }
                 continue;
             }
             if let Err(TrySendError::Full(_)) = self.events.try_send(Event::Engine(event)) {

@@ -101,7 +101,7 @@ fn renewals() {
             link.ping(stock, we_begin, false);
             let first: u64 = link.shown(stock, "latest-handshakes")[0].parse().expect("a time");
             assert!(first > 0);
-            pings.push(stock.beside(&format!("ping -q -i 0.2 -w 130 -W 3 10.7.{number}.2")));
+            pings.push(stock.beside(&format!("ping -q -i 0.2 -w 132 -W 3 10.7.{number}.2")));
             links.push((link, first));
         }
     }
@@ -121,18 +121,24 @@ fn renewals() {
         }
     }
     println!("who began, and after how many seconds keys were renewed: {renewed:?}");
-    // one initiation may be lost where an emulated machine shares two cores, and comes again after 5 s (`Rekey-Timeout`)
-    assert!(renewed.iter().all(|(_, after)| (119..=129).contains(after)), "{renewed:?}");
-    assert!(renewed.iter().filter(|(_, after)| *after > 124).count() <= 1, "{renewed:?}");
+    // a stock peer may have shaken hands again 5 s after its first or its second one was answered (see `counters`). We do not; but
+    // what a machine with two busy cores drops of ours comes again after as long
+    assert!(renewed.iter().all(|(_, after)| (119..=131).contains(after)), "{renewed:?}");
+    assert!(renewed.iter().any(|(who, after)| *who == "we" && *after <= 124), "{renewed:?}");
 }
 
 /// Exact byte counters; one keepalive for one-way data, whoever sends it; keepalives are not answered by keepalives.
+///
+/// We begin the handshake, for a stock peer that begins one may begin another 5 s later, although it was answered: it sets that timer
+/// only after it has sent (`SendHandshakeInitiation` of wireguard-go's device/send.go, and the kernel's
+/// wg_packet_send_handshake_initiation()), and where it has to wait for its processor in between the answer is there before.
 fn counters(kind: Kind) {
     let mut stock = Stock::start(kind);
-    let link = Link::up(&mut stock, Setup { we_begin: false, ..ONE });
-    // KS-04 from the stock peer: 148 bytes of initiation and ten messages of 128; 92 of response and ten messages
+    let link = Link::up(&mut stock, ONE);
+    // KS-04 from the stock peer: 148 bytes of initiation and 32 that prove the key, 92 of response, and eleven messages of 128
+    stock.here("ping -c 1 -W 5 10.7.0.2");
     stock.must("ping -c 10 -i 0.2 -W 5 10.7.0.1");
-    assert_eq!(link.transfer(&mut stock), [92 + 10 * 128, 148 + 10 * 128]);
+    assert_eq!(link.transfer(&mut stock), [148 + 32 + 11 * 128, 92 + 11 * 128]);
     let shown: u64 = link.shown(&mut stock, "latest-handshakes")[0].parse().expect("a time");
     assert!(shown > 0);
 
