@@ -163,7 +163,7 @@ fn machine(namespace: &str) -> (Place, Child) {
     });
     let mut said = String::new();
     while !said.contains("WEFT-VM-READY") {
-        let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the machine does not boot:\n{said}"));
+        let line = lines.recv_timeout(PATIENCE * 3).unwrap_or_else(|_| panic!("the machine does not boot:\n{said}"));
         said = said + &line + "\n";
     }
     (Place::Machine { input, lines }, child)
