@@ -7,8 +7,10 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use futures::TryStreamExt as _;
 use linux::netns::Netns;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::{Handle, LinkUnspec};
 
 /// The host-side end of a pod's interface.
@@ -16,8 +18,8 @@ use rtnetlink::{Handle, LinkUnspec};
 pub(crate) struct HostLink {
     /// Name in the node's namespace.
     pub(crate) name: String,
-    /// Whether a bridge owns it, so that packets between pods of this node may never be routed.
-    pub(crate) bridge_port: bool,
+    /// Index of the bridge that owns it, so that packets between pods of this node may never be routed.
+    pub(crate) bridge: Option<u32>,
     /// MAC of the pod's end.
     pub(crate) mac: [u8; 6],
     /// Addresses on the pod's end, without link-local ones.
@@ -118,8 +120,9 @@ fn is_up(link: &LinkMessage) -> bool {
     link.header.flags.contains(LinkFlags::Up)
 }
 
-fn has_master(link: &LinkMessage) -> bool {
-    link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(index) if *index != 0))
+fn bridge_of(link: &LinkMessage) -> Option<u32> {
+    let owner = |a: &LinkAttribute| if let LinkAttribute::Controller(index) = a { Some(*index) } else { None };
+    link.attributes.iter().find_map(owner).filter(|index| *index != 0)
 }
 
 /// Finds the host-side end of `ifname` in the namespace at `netns`: a veth whose peer is that interface.
@@ -140,7 +143,24 @@ pub(super) async fn host_link(handle: &Handle, netns: &Path, ifname: &str) -> an
     let name = name_of(&link).context("the host side has no name")?;
     let mac = inside.mac.ok_or_else(|| anyhow!("{ifname} has no MAC address"))?;
     let up = inside.up && is_up(&link);
-    Ok(HostLink { name, bridge_port: has_master(&link), mac, ips: inside.ips, mtu: inside.mtu, up })
+    Ok(HostLink { name, bridge: bridge_of(&link), mac, ips: inside.ips, mtu: inside.mtu, up })
+}
+
+/// Forgets by which MAC an address is reached over a link; one of which nothing is known is as good.
+pub(super) async fn forget_neighbour(handle: &Handle, index: u32, ip: IpAddr) -> anyhow::Result<()> {
+    let (family, destination) = match ip {
+        IpAddr::V4(ip) => (AddressFamily::Inet, NeighbourAddress::Inet(ip)),
+        IpAddr::V6(ip) => (AddressFamily::Inet6, NeighbourAddress::Inet6(ip)),
+    };
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = family;
+    entry.header.ifindex = index;
+    entry.attributes.push(NeighbourAttribute::Destination(destination));
+    match handle.neighbours().del(entry).execute().await {
+        // ENOENT (no such entry) or ENODEV (its link is gone), as netlink reports them
+        Err(rtnetlink::Error::NetlinkError(error)) if matches!(-error.raw_code(), 2 | 19) => Ok(()),
+        other => other.with_context(|| format!("cannot forget the former neighbour at {ip}")),
+    }
 }
 
 /// Runs on a thread that is in the sandbox, with a small runtime of its own: a netlink socket belongs to the namespace

@@ -144,6 +144,10 @@ impl Node {
             return Err(CniError::new(Code::ALREADY_ATTACHED, what, "DEL that one first"));
         }
         let ips = if named.is_empty() { link.ips } else { named };
+        if let Err(error) = self.kernel.forget_former_holders(link.bridge, &ips).await {
+            // the pod is reached all the same, some seconds later
+            tracing::warn!(%attachment, error = format!("{error:#}"), "Who had the addresses before is still remembered");
+        }
         let order = self.attachments.records().values().map(|a| a.order).max().unwrap_or(0) + 1;
         let record = pod.as_ref().map(PodRecord::of);
         let network = Some(add.question.conf.name.clone());

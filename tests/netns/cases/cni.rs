@@ -17,6 +17,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("cn_11_a_hundred_at_once", hundred),
     ("cn_15_check_sees_what_has_drifted", check_drift),
     ("cn_16_gc_takes_what_is_not_listed_and_nothing_else", garbage),
+    ("cn_17_an_address_that_comes_again_on_a_bridge_is_reached_at_once", address_comes_again),
     ("cn_19_two_interfaces_of_one_container_live_apart", two_interfaces),
 ];
 
@@ -318,6 +319,41 @@ fn garbage() {
     assert!(runtime.mesh("CHECK", &other, Some(&result)).success, "a missing list took what was attached");
     runtime.del(&other, Some(&result));
     runtime.nothing_left(&before);
+}
+
+fn address_comes_again() {
+    let (_lab, runtime) = empty(1);
+    let mut bridge = runtime.with_bridge();
+    // as many addresses as sandboxes at once: one that stays, or the bridge would lose its carrier and with it all neighbours
+    bridge.list["plugins"][0]["ipam"]["ranges"] = json!([
+        [{"subnet": "10.99.0.0/24", "rangeStart": "10.99.0.2", "rangeEnd": "10.99.0.3"}],
+        [{"subnet": "fd99::/64", "rangeStart": "fd99::2", "rangeEnd": "fd99::3"}],
+    ]);
+    let [stays, former, later] = ["stays", "former", "later"].map(Sandbox::new);
+    let kept = bridge.must_add(&stays);
+    // what the node knows of a neighbour it believes for longer than the case lasts
+    for family in ["ipv4", "ipv6"] {
+        bridge.shell(&format!("echo 600000 >/proc/sys/net/{family}/neigh/cni7/base_reachable_time_ms"));
+    }
+    let answers = |ip: &str| bridge.shell(&format!("ping -n -c 1 -W 2 {ip}")).contains(" 1 received");
+    let reached = |result: &Value| {
+        for ip in ["10.99.0.3", "fd99::3"] {
+            assert!(result.to_string().contains(&format!("\"{ip}/")), "the only free addresses: {result:#}");
+            // a link is some milliseconds old before it carries anything
+            eventually(&format!("{ip} answers"), Duration::from_secs(10), || answers(ip).then_some(()));
+        }
+    };
+    let result = bridge.must_add(&former);
+    reached(&result);
+    bridge.del(&former, Some(&result));
+    former.delete();
+    let known = bridge.shell("ip neigh show dev cni7; ip -6 neigh show dev cni7");
+    assert!(["10.99.0.3 ", "fd99::3 "].iter().all(|ip| known.contains(ip)), "the node forgot by itself: {known}");
+    let result = bridge.must_add(&later);
+    reached(&result);
+    bridge.del(&later, Some(&result));
+    bridge.del(&stays, Some(&kept));
+    assert_eq!(bridge.attachments(), Vec::<String>::new());
 }
 
 fn two_interfaces() {
