@@ -11,9 +11,10 @@ use kube::{Client, Config};
 use tower::ServiceBuilder;
 
 /// Longest time to set up a connection; a server behind a dead route is found out then.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest silence of a connection that lives: the server ends a watch after 290 s by itself, and anything else much sooner.
-const READ_TIMEOUT: Duration = Duration::from_secs(310);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest silence of a connection. A server tells every watch where it is about once a minute (bookmarks), but need not: a watch
+/// that hears nothing for so long goes on by another request. What hangs and keeps its connections is found out by that.
+const READ_TIMEOUT: Duration = Duration::from_secs(150);
 /// A connection on which nothing is said is tried after this.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 /// Between two tries.
@@ -22,13 +23,18 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const GIVE_UP: Duration = Duration::from_secs(30);
 const PROBES: u32 = 3;
 /// Longest wait for the begin of an answer; an API server gives up a request of its own after as much (`--request-timeout`).
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client of the API server of `config`.
 ///
 /// # Errors
 /// The configuration names a proxy, or keys or certificates that cannot be used.
 pub(super) fn client(config: Config) -> anyhow::Result<Client> {
+    client_that_hears(config, READ_TIMEOUT)
+}
+
+/// As [`client`], by its longest silence.
+pub(super) fn client_that_hears(config: Config, silence: Duration) -> anyhow::Result<Client> {
     ensure!(
         config.proxy_url.is_none(),
         "the kubeconfig names a proxy (proxy-url): meshd asks the API server itself, name one that is reached without"
@@ -42,7 +48,7 @@ pub(super) fn client(config: Config) -> anyhow::Result<Client> {
     let https = config.rustls_https_connector_with_connector(tcp).context("the keys of the configuration")?;
     let mut connector = TimeoutConnector::new(https);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    connector.set_read_timeout(Some(READ_TIMEOUT));
+    connector.set_read_timeout(Some(silence));
     connector.set_reset_reader_on_write(true);
     let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()

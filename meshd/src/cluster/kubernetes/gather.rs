@@ -27,6 +27,8 @@ pub(super) enum Heard {
     InitDone,
     /// The watch does not get through; what is known stays.
     Fault(String),
+    /// The watch gets through again, and there is nothing new.
+    Stands,
 }
 
 /// What is to be told of an object that is used.
@@ -93,7 +95,7 @@ impl Gather {
     pub(super) fn is_stale(&self, kind: usize, heard: &Heard) -> bool {
         let (key, version) = match heard {
             Heard::Apply { key, version, listed: false, .. } | Heard::Delete { key, version } => (key, *version),
-            Heard::Init | Heard::Apply { .. } | Heard::InitDone | Heard::Fault(_) => return false,
+            Heard::Init | Heard::Apply { .. } | Heard::InitDone | Heard::Fault(_) | Heard::Stands => return false,
         };
         let Some((_, known)) = self.kinds.get(kind) else { return false };
         let held = known.objects.get(key).map(|print| print.version).or_else(|| known.gone.get(key).copied());
@@ -138,7 +140,7 @@ impl Gather {
                 }
             }
             Heard::InitDone => self.end_list(kind, &mut out),
-            Heard::Fault(_) => {}
+            Heard::Fault(_) | Heard::Stands => {}
         }
         out
     }

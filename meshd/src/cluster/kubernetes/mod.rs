@@ -11,6 +11,7 @@ mod keep;
 mod keeper;
 mod lease;
 mod object;
+mod optional;
 mod taint;
 mod watch;
 mod write;

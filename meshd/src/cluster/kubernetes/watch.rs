@@ -12,10 +12,12 @@ use tokio::time::Instant;
 
 use super::super::{Event, Refusals, Source, convert};
 use super::cache::{self, ViewFile};
+use super::connect::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
 use super::gather::{Gather, Heard, Told};
 use super::judge;
 use super::keeper::Keeper;
 use super::object::{KindName, Raw, WATCHED};
+use super::optional::{Optional, Served};
 
 /// Events that wait for the consumer; beyond it the watches wait.
 const EVENTS_MAX: usize = 1_024;
@@ -28,11 +30,13 @@ const ROUND: Duration = Duration::from_millis(500);
 const WAIT_MIN: Duration = Duration::from_millis(250);
 /// Longest wait: a node that heard nothing for long is up to date this soon after the server is back.
 const WAIT_MAX: Duration = Duration::from_secs(4);
-/// The same for a kind that may never be installed.
-const OPTIONAL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The same for a kind that may never be installed, and how often one that is missing is looked for.
+pub(super) const OPTIONAL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A list of which so long nothing came is asked for again: what holds the connection answers no more. An API server gives up
 /// a request of its own after 60 s, but says something of a list within a few.
 const LIST_SILENCE: Duration = Duration::from_secs(30);
+/// A watch that was asked for again after a failure, and has not failed for so long, stands: nothing is said of one that begins.
+const SETTLED: Duration = CONNECT_TIMEOUT.saturating_add(ANSWER_TIMEOUT);
 
 /// Watches every kind; a node keeps what it knows in a file, and starts from that while the server does not answer.
 pub(super) fn watch(client: &Client, file: Option<ViewFile>) -> Source {
@@ -45,7 +49,9 @@ pub(super) fn watch(client: &Client, file: Option<ViewFile>) -> Source {
 async fn follow(client: Client, events: mpsc::Sender<Event>, refusals: Refusals, file: Option<ViewFile>) {
     let mut gather = Gather::new(WATCHED.iter().map(|kind| format!("{} of {}", kind.plural, group(kind))));
     let is_kept = file.is_some();
-    let streams = WATCHED.iter().enumerate().map(|(number, kind)| one_kind(&client, number, *kind, is_kept).boxed());
+    let served = Served::new(&client);
+    let streams =
+        WATCHED.iter().enumerate().map(|(number, kind)| one_kind(&client, &served, number, *kind, is_kept).boxed());
     let mut heard = futures::stream::select_all(streams);
     let mut keeper = Keeper::new(file);
     let mut round = tokio::time::interval(ROUND);
@@ -106,10 +112,14 @@ impl Patience {
         self.failed = Some(now);
         let wait = self.next;
         self.next = (wait * 2).min(self.most);
-        // any spread does: the clock's last digits are as good as dice
-        let dice = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1_000;
-        wait / 2 + wait * dice / 2_000
+        spread(wait)
     }
+}
+
+/// Between half of a wait and all of it. Any spread does: the clock's last digits are as good as dice.
+pub(super) fn spread(wait: Duration) -> Duration {
+    let dice = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1_000;
+    wait / 2 + wait * dice / 2_000
 }
 
 fn group(kind: &KindName) -> &'static str {
@@ -117,47 +127,67 @@ fn group(kind: &KindName) -> &'static str {
 }
 
 /// The watch of one kind.
-struct Watch {
+pub(super) struct Watch {
     api: Api<Raw>,
     stream: BoxStream<'static, watcher::Result<watcher::Event<Raw>>>,
     patience: Patience,
     wait: Duration,
     /// A list is under way.
     lists: bool,
+    /// Its last word was a failure; how long it must not fail to stand again.
+    failed: bool,
+    settled: Duration,
+}
+
+/// What a watch says.
+#[expect(clippy::large_enum_variant, reason = "each is looked at once and never kept")]
+pub(super) enum Said {
+    Result(watcher::Result<watcher::Event<Raw>>),
+    /// It stands again after a failure, and has nothing to tell.
+    Stands,
+    /// Nothing, in the middle of a list.
+    Silence,
 }
 
 impl Watch {
-    fn new(api: Api<Raw>, most: Duration) -> Self {
+    /// Waits `most` between failures in the end.
+    pub(super) fn new(api: Api<Raw>, most: Duration) -> Self {
         let stream = begin(&api);
-        Self { api, stream, patience: Patience::new(most), wait: Duration::ZERO, lists: false }
+        let patience = Patience::new(most);
+        Self { api, stream, patience, wait: Duration::ZERO, lists: false, failed: false, settled: SETTLED }
     }
 
-    /// What it says next; `None` within for a list that is silent.
-    async fn next(mut self) -> Option<(Option<watcher::Result<watcher::Event<Raw>>>, Self)> {
+    /// What it says next.
+    pub(super) async fn next(mut self) -> Option<(Said, Self)> {
         if !self.wait.is_zero() {
             tokio::time::sleep(self.wait).await;
         }
         self.wait = Duration::ZERO;
-        let said = if self.lists {
-            match tokio::time::timeout(LIST_SILENCE, self.stream.next()).await {
-                Ok(said) => Some(said?),
-                Err(_elapsed) => None,
-            }
-        } else {
-            Some(self.stream.next().await?)
+        let (limit, otherwise) = match (self.lists, self.failed) {
+            (true, _) => (Some(LIST_SILENCE), Said::Silence),
+            (false, true) => (Some(self.settled), Said::Stands),
+            (false, false) => (None, Said::Stands),
         };
+        let said = match limit {
+            Some(limit) => match tokio::time::timeout(limit, self.stream.next()).await {
+                Ok(said) => Said::Result(said?),
+                Err(_elapsed) => otherwise,
+            },
+            None => Said::Result(self.stream.next().await?),
+        };
+        self.failed = matches!(&said, Said::Result(Err(_)) | Said::Silence);
         match &said {
-            Some(Ok(watcher::Event::Init)) => self.lists = true,
-            Some(Ok(watcher::Event::InitDone)) => self.lists = false,
-            Some(Ok(_)) => {}
-            Some(Err(error)) => {
+            Said::Result(Ok(watcher::Event::Init)) => self.lists = true,
+            Said::Result(Ok(watcher::Event::InitDone)) => self.lists = false,
+            Said::Result(Ok(_)) | Said::Stands => {}
+            Said::Result(Err(error)) => {
                 self.wait = self.patience.after_failure(Instant::now());
                 if is_forgotten_at_start(error) {
                     // the library would ask for the same place for ever
                     self.stream = begin(&self.api);
                 }
             }
-            None => {
+            Said::Silence => {
                 self.wait = self.patience.after_failure(Instant::now());
                 self.stream = begin(&self.api);
             }
@@ -177,20 +207,28 @@ fn is_forgotten_at_start(error: &watcher::Error) -> bool {
 
 fn one_kind(
     client: &Client,
+    served: &Served,
     number: usize,
     kind: KindName,
     is_kept: bool,
 ) -> impl Stream<Item = (usize, Heard)> + use<> {
-    let api: Api<Raw> = Api::all_with(client.clone(), &kind.resource());
-    let most = if kind.optional { OPTIONAL_WAIT_MAX } else { WAIT_MAX };
-    let said = futures::stream::unfold(Watch::new(api, most), Watch::next);
+    let said = if kind.optional {
+        futures::stream::unfold(Optional::new(kind, served), Optional::next).left_stream()
+    } else {
+        let api: Api<Raw> = Api::all_with(client.clone(), &kind.resource());
+        futures::stream::unfold(Watch::new(api, WAIT_MAX), Watch::next).right_stream()
+    };
     said.flat_map(move |said| futures::stream::iter(hear(&kind, said, is_kept)).map(move |heard| (number, heard)))
 }
 
-fn hear(kind: &KindName, said: Option<watcher::Result<watcher::Event<Raw>>>, is_kept: bool) -> Vec<Heard> {
-    let Some(event) = said else {
-        let seconds = LIST_SILENCE.as_secs();
-        return vec![Heard::Fault(format!("the API server said nothing for {seconds} s in the middle of a list"))];
+fn hear(kind: &KindName, said: Said, is_kept: bool) -> Vec<Heard> {
+    let event = match said {
+        Said::Result(event) => event,
+        Said::Stands => return vec![Heard::Stands],
+        Said::Silence => {
+            let seconds = LIST_SILENCE.as_secs();
+            return vec![Heard::Fault(format!("the API server said nothing for {seconds} s in the middle of a list"))];
+        }
     };
     match event {
         Ok(watcher::Event::Init) => vec![Heard::Init],
@@ -201,8 +239,25 @@ fn hear(kind: &KindName, said: Option<watcher::Result<watcher::Event<Raw>>>, is_
             kind.key(&object).map(|key| Heard::Delete { key, version }).into_iter().collect()
         }
         Ok(watcher::Event::InitDone) => vec![Heard::InitDone],
+        // nothing happened for a while: it goes on where it was, and whether the server lives is seen by that
+        Err(error) if is_silence(&error) => Vec::new(),
         Err(error) => fault(kind, &error),
     }
+}
+
+/// A watch whose connection said nothing for as long as one may, and no other failure.
+fn is_silence(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchFailed(kube::Error::ReadEvents(error)) = error else { return false };
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        if cause.downcast_ref::<std::io::Error>().is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut) {
+            return true;
+        }
+        // an error made of another does not name it as its source
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(|cause| cause.get_ref());
+        source = inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| cause.source());
+    }
+    false
 }
 
 pub(super) fn apply(kind: &KindName, object: Raw, listed: bool, is_kept: bool) -> Vec<Heard> {
@@ -233,7 +288,7 @@ fn fault(kind: &KindName, error: &watcher::Error) -> Vec<Heard> {
     };
     let code = status.map(|status| status.code);
     match code {
-        // somebody else's kind that is not installed: an empty list, looked at again with the backoff's patience
+        // somebody else's kind that is not installed: an empty list
         Some(404) if kind.optional => vec![Heard::Init, Heard::InitDone],
         // too old: it is listed again
         Some(410) => Vec::new(),
