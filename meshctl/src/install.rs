@@ -97,10 +97,13 @@ impl InstallArgs {
             None => folder.path().join("overlays").join(name).display().to_string(),
         };
         if self.dry_run {
-            return self.cluster.show(&["kustomize", &overlay]);
+            return screen::out(self.cluster.kustomize(&overlay)?.trim_end());
         }
         self.cluster.answers()?;
-        self.cluster.show(&["apply", "-k", &overlay])?;
+        self.cluster.show(&["apply", "-k", &overlay]).context(
+            "Weft is not installed, or not all of it: kubectl says above what was refused, `meshctl check --pre` whether you may; the same \
+             command again goes on from there",
+        )?;
         let namespace = self.cluster.namespace();
         for what in ["deployment/weft-controller", "daemonset/weft-node"] {
             if let Err(error) = self.cluster.show(&["-n", namespace, "rollout", "status", what, "--timeout=120s"]) {
@@ -126,8 +129,10 @@ impl UninstallArgs {
         let folder = lay_out()?;
         let (cluster, namespace) = (&self.cluster, self.cluster.namespace());
         let overlay = put(&folder, &installed::taken_away(&installed::daemons(cluster)?)?)?;
-        cluster.show(&["apply", "-k", &overlay])?;
-        cluster.show(&["-n", namespace, "rollout", "status", "daemonset/weft-node", "--timeout=120s"])?;
+        let again = "the nodes are not clean, and Weft's objects stay: kubectl says above why; the same command again goes on from there";
+        cluster.show(&["apply", "-k", &overlay]).context(again)?;
+        let rolled = ["-n", namespace, "rollout", "status", "daemonset/weft-node", "--timeout=120s"];
+        cluster.show(&rolled).context(again)?;
         let begin = Instant::now();
         loop {
             let pods = cluster.json(&["-n", namespace, "get", "pods", "-l", "app.kubernetes.io/name=weft-node"])?;

@@ -8,6 +8,12 @@ use serde_json::Value;
 
 /// Weft's own namespace, unless it is told otherwise.
 const NAMESPACE: &str = "weft-system";
+/// A server that takes connections and says nothing is waited for so long.
+const ANSWERED_WITHIN: &str = "--request-timeout=20s";
+/// What to do where there is nothing of Weft.
+const NOT_FOUND: &str = "\nIs Weft in this cluster, and in this namespace (-n NAME)? `meshctl install` brings it";
+/// What to do where the server knows who asks, and refuses.
+const FORBIDDEN: &str = "\nThe user of this context may not do that (kubectl auth whoami names them): ask for the right, or name another with --context";
 
 /// Which cluster. As `kubectl mesh` it is kubectl's current one.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -68,12 +74,24 @@ impl ClusterChoice {
     /// Runs kubectl and returns what it prints.
     ///
     /// # Errors
-    /// It fails; with what it said.
+    /// It fails; with what it said, and what to do where the cluster does not answer or the person may not ask.
     pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.attempt(arguments)?;
         if !output.status.success() {
-            bail!("kubectl {}: {}", arguments.join(" "), complaint(&output.stderr));
+            self.answers()?;
+            let said = complaint(&output.stderr);
+            bail!("kubectl {}: {said}{}", arguments.join(" "), advice(&said));
         }
+        String::from_utf8(output.stdout).context("kubectl printed something else than text")
+    }
+
+    /// The manifests of a kustomization, for which no cluster is asked.
+    ///
+    /// # Errors
+    /// kubectl fails; with what it said.
+    pub(crate) fn kustomize(&self, folder: &str) -> anyhow::Result<String> {
+        let output = self.attempt(&["kustomize", folder])?;
+        ensure!(output.status.success(), "kubectl kustomize: {}", complaint(&output.stderr));
         String::from_utf8(output.stdout).context("kubectl printed something else than text")
     }
 
@@ -82,7 +100,7 @@ impl ClusterChoice {
     /// # Errors
     /// It does not; with what to do.
     pub(crate) fn answers(&self) -> anyhow::Result<()> {
-        let output = self.attempt(&["get", "--raw", "/version"])?;
+        let output = self.attempt(&["get", "--raw", "/version", ANSWERED_WITHIN])?;
         ensure!(
             output.status.success(),
             "no cluster answers: {}\nName one with --kubeconfig FILE or --context NAME (kubectl config get-contexts lists them)",
@@ -121,7 +139,7 @@ impl ClusterChoice {
         let namespace = self.namespace();
         ensure!(
             !pods.is_empty(),
-            "no daemon of Weft runs in namespace {namespace}: kubectl apply -k manifests/overlays/default"
+            "no daemon of Weft runs in namespace {namespace}: name another with -n NAME, or install it with `meshctl install`"
         );
         Ok(pods)
     }
@@ -151,6 +169,17 @@ impl ClusterChoice {
         let meant = items.filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none() && is_meant(pod));
         let names = meant.filter_map(|pod| pod.pointer("/metadata/name").and_then(Value::as_str));
         Ok(names.map(|name| Pod { choice: self.clone(), name: name.to_owned(), container }).collect())
+    }
+}
+
+/// What to do about a complaint of the server's.
+fn advice(said: &str) -> &'static str {
+    if said.contains("(Forbidden)") {
+        FORBIDDEN
+    } else if said.contains("(NotFound)") || said.contains("doesn't have a resource type") {
+        NOT_FOUND
+    } else {
+        ""
     }
 }
 
@@ -203,5 +232,18 @@ mod tests {
         assert_eq!(complaint(format!("{log}{log}{words}").as_bytes()), words.trim());
         assert_eq!(complaint(log.as_bytes()), log.trim(), "better than nothing");
         assert_eq!(complaint(b"Error from server: no"), "Error from server: no");
+    }
+
+    #[test]
+    fn what_the_server_refuses_or_lacks_comes_with_what_to_do() {
+        let refused = "Error from server (Forbidden): pods is forbidden: User \"a\" cannot list resource";
+        assert!(advice(refused).contains("ask for the right"));
+        for missing in [
+            "Error from server (NotFound): namespaces \"a\" not found",
+            "error: the server doesn't have a resource type \"meshnodes\"",
+        ] {
+            assert!(advice(missing).contains("meshctl install"), "{missing}");
+        }
+        assert_eq!(advice("error: unable to upgrade connection"), "");
     }
 }
