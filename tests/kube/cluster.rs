@@ -43,10 +43,7 @@ impl Cluster {
         let plane = ControlPlane::up(&dir, &tools);
         let cluster = Self { dir, tools, plane, nodes: Mutex::default() };
         for node in NODES {
-            let i = node.trim_start_matches('n');
-            // the ranges that node.sh gives to the primary plugin
-            let ranges = format!("podCIDR: 10.88.{i}.0/24, podCIDRs: [10.88.{i}.0/24, 'fd88:0:0:{i}::/64']");
-            cluster.apply(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: {node}}}, spec: {{{ranges}}}}}"));
+            cluster.make_node(node);
             cluster.boot(node);
         }
         cluster.await_nodes();
@@ -59,6 +56,13 @@ impl Cluster {
             cluster.dir.display()
         );
         cluster
+    }
+
+    /// Writes a node's object, with the ranges that node.sh gives to the primary plugin.
+    pub fn make_node(&self, node: &str) {
+        let i = node.trim_start_matches('n');
+        let ranges = format!("podCIDR: 10.88.{i}.0/24, podCIDRs: [10.88.{i}.0/24, 'fd88:0:0:{i}::/64']");
+        self.apply(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: {node}}}, spec: {{{ranges}}}}}"));
     }
 
     /// Starts a node, as its power switch would.

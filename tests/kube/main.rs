@@ -56,7 +56,7 @@ pub fn outer() -> String {
     std::env::var(INSIDE).unwrap_or_default()
 }
 
-/// The cases that one of the words names; without words all but figures and outages. f17, which installs Weft, always.
+/// The cases that one of the words names; without words all but figures, outages and versions. f17, which installs Weft, always.
 fn trials(words: &[String], cluster: Option<&Arc<cluster::Cluster>>) -> Vec<Trial> {
     let trial = |(name, case): (&'static str, cases::Case)| {
         let cluster = cluster.cloned();
@@ -70,7 +70,7 @@ fn trials(words: &[String], cluster: Option<&Arc<cluster::Cluster>>) -> Vec<Tria
             Ok(())
         })
     };
-    let is_named = |name: &str| match ["figure", "outage"].into_iter().find(|kind| name.starts_with(kind)) {
+    let is_named = |name: &str| match ["figure", "outage", "versions"].into_iter().find(|kind| name.starts_with(kind)) {
         // these take long; figures tell nothing on a machine that has something else to do
         Some(kind) => words.iter().any(|word| word.starts_with(kind) && name.contains(word.as_str())),
         None => words.is_empty() || words.iter().any(|word| name.contains(word.as_str())),

@@ -8,6 +8,8 @@ mod collection;
 mod convert;
 pub(crate) mod crd;
 mod directory;
+#[cfg(test)]
+mod kept_tests;
 pub(crate) mod kubernetes;
 mod parse;
 

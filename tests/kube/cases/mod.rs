@@ -4,7 +4,9 @@ mod authorization;
 mod crowd;
 mod faults;
 mod figures;
+mod gone;
 mod host;
+mod istio;
 mod modes;
 mod names;
 mod objects;
@@ -23,6 +25,7 @@ mod told_controller;
 mod traffic;
 mod trust;
 mod uninstall;
+mod versions;
 mod workloads;
 mod wrong_answers;
 
@@ -48,6 +51,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         host::CASES,
         policy::CASES,
         tiers::CASES,
+        istio::CASES,
         reuse::CASES,
         runtime::CASES,
         workloads::CASES,
@@ -55,10 +59,12 @@ pub fn all() -> Vec<(&'static str, Case)> {
         crowd::CASES,
         order::CASES,
         faults::CASES,
+        gone::CASES,
         wrong_answers::CASES,
         told_controller::CASES,
         outage::CASES,
         outage::LONG,
+        versions::LONG,
         figures::WITH,
         uninstall::CASES,
         figures::LAST,

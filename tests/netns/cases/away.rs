@@ -320,9 +320,12 @@ fn takes_over() {
     let next = runtime.shell(&next);
     eventually("it stands by", Duration::from_secs(5), || Path::new(&ready).exists().then_some(()));
     assert!(runtime.mesh_status().success, "the first one serves");
+    let said = || std::fs::metadata(&ready).and_then(|file| file.modified()).expect("it says that it is ready");
+    let stood_by = said();
     runtime.daemon_down("-TERM");
     eventually("the next one serves", Duration::from_secs(10), || runtime.mesh_status().success.then_some(()));
-    eventually("it says so", Duration::from_secs(2), || Path::new(&ready).exists().then_some(()));
+    eventually("it says so", Duration::from_secs(10), || Path::new(&ready).exists().then_some(()));
+    assert!(said() > stood_by, "what it said while it stood by was not taken back when its turn came");
     assert!(talk.try_wait().expect("it is ours").is_none(), "the conversation was over before");
     let output = talk.wait_with_output().expect("python3 ends");
     let gap = String::from_utf8_lossy(&output.stdout).trim().parse::<f64>();
