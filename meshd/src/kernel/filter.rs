@@ -5,15 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use plan::{Filter, Pin};
+use plan::Filter;
 
 use super::standing::BY_FILTER;
-use super::{MARK_MASK, MARK_MEMBER, MARK_ORIGINS, MARK_OUTER, MARK_OUTSIDER, flows};
+use super::{MARK_MASK, MARK_MEMBER, MARK_ORIGINS, MARK_OUTER, flows, pin};
 
 /// What the forward and output hooks count, in table `inet weft`.
-pub(super) const COUNTERS: [&str; 10] = [
+pub(super) const COUNTERS: [&str; 11] = [
     "plaintext_denied",
     "plaintext_from_keyed",
     "plaintext_accepted",
@@ -24,11 +24,19 @@ pub(super) const COUNTERS: [&str; 10] = [
     "loop",
     "flows_exceeded",
     "source_routed",
+    "set_emptied",
 ];
 /// What the pins count, in table `netdev weft`.
 pub(super) const PIN_COUNTERS: [&str; 3] = ["spoofed_source", "forged_discovery", "not_ip"];
 /// Flows remembered in each of the dynamic sets; when one is full, flows are still judged and counted, only not listed.
 const REMEMBERED_MAX: usize = 4096;
+
+/// Sets that open what they keep closed when somebody empties them: each holds [`NOBODY`], and whoever asks them asks for that
+/// first. `keyed`, `keyed_nodes`, `pod_cidrs` and `own_ranges` need it not: what they stop is led into the mesh by its route.
+const NEVER_EMPTY: [&str; 6] =
+    ["strict", "require_mesh", "enrolled_enforced", "keyed_enforced", "closed_ports", "guarded_ranges"];
+/// No packet that is forwarded has it (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.2).
+const NOBODY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
 /// What the chains are made of that no wish changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +94,12 @@ fn add(sets: &mut BTreeMap<String, BTreeSet<String>>, name: &str, members: impl 
             v6.insert(member)
         };
     }
+    if NEVER_EMPTY.contains(&name) {
+        let port = if name.ends_with("ports") { " . 0" } else { "" };
+        for (set, nobody) in [&mut v4, &mut v6].into_iter().zip(NOBODY) {
+            set.insert(format!("{nobody}{port}"));
+        }
+    }
     sets.insert(format!("{name}4"), v4);
     sets.insert(format!("{name}6"), v6);
 }
@@ -124,7 +138,7 @@ pub(super) fn whole(filter: &Filter, fixed: &Fixed, counts: &Counts) -> String {
     counters(&mut script, &PIN_COUNTERS, counts);
     line(&mut script, format_args!("}}"));
     for (link, pin) in &filter.pins {
-        add_pin(&mut script, link, pin);
+        pin::add(&mut script, link, pin);
     }
     script
 }
@@ -145,11 +159,11 @@ pub(super) fn difference(from: &Filter, to: &Filter) -> String {
         change(&mut script, "add", &name, wanted.difference(held));
     }
     for link in from.pins.keys().filter(|link| !to.pins.contains_key(*link)) {
-        remove_pin(&mut script, link);
+        pin::remove(&mut script, link);
     }
     for (link, pin) in to.pins.iter().filter(|(link, pin)| from.pins.get(*link) != Some(*pin)) {
-        remove_pin(&mut script, link);
-        add_pin(&mut script, link, pin);
+        pin::remove(&mut script, link);
+        pin::add(&mut script, link, pin);
     }
     script
 }
@@ -159,7 +173,7 @@ pub(super) fn nothing() -> String {
     ["inet weft", "netdev weft"].map(|table| format!("add table {table}\ndelete table {table}\n")).concat()
 }
 
-fn line(script: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn line(script: &mut String, text: std::fmt::Arguments<'_>) {
     // writing to a String cannot fail
     let _written = script.write_fmt(text);
     script.push('\n');
@@ -186,6 +200,17 @@ fn change<'a>(script: &mut String, verb: &str, set: &str, members: impl Iterator
     }
 }
 
+/// Rules that drop while one of these sets of [`NEVER_EMPTY`] is empty, whatever the packet: no address is left of its own.
+fn whole_sets(sets: &[&str], v: char) -> String {
+    let [v4, v6] = NOBODY;
+    let (ip, nobody) = if v == '4' { ("ip", v4) } else { ("ip6", v6) };
+    let rule = |set: &&str| {
+        let port = if set.ends_with("ports") { " . th dport and 0" } else { "" };
+        format!("{ip} daddr and {nobody}{port} != @{set}{v} counter name set_emptied drop\n")
+    };
+    sets.iter().map(rule).collect()
+}
+
 /// The chains of table `inet weft`. Each family has its own, since nft's sets have one type of address. Somebody who
 /// empties the forward chain closes it: what no rule accepts is dropped.
 pub(super) fn chains(fixed: &Fixed) -> String {
@@ -197,13 +222,14 @@ pub(super) fn chains(fixed: &Fixed) -> String {
         line(
             &mut text,
             format_args!(
-                "chain leaving{v} {{\n\
+                "chain leaving{v} {{\n{}\
                  ct direction reply meta l4proto {{ tcp, udp, sctp }} {ip} saddr . th sport @open_ports{v} accept\n\
                  ct direction reply meta l4proto {{ tcp, udp, sctp }} {ip} saddr . th sport @closed_ports{v} counter name plaintext_denied drop\n\
                  ct direction reply {ip} saddr @strict{v} counter name plaintext_denied drop\n\
                  ct direction reply ct state established,related accept\n\
                  {ip} saddr @require_mesh{v} counter name require_mesh drop\n\
-                 accept\n}}"
+                 accept\n}}",
+                whole_sets(&["closed_ports", "strict", "require_mesh"], v)
             ),
         );
         line(
@@ -222,14 +248,15 @@ pub(super) fn chains(fixed: &Fixed) -> String {
         line(
             &mut text,
             format_args!(
-                "chain judge{v} {{\n\
+                "chain judge{v} {{\n{}\
                  {ip} saddr @keyed_enforced{v} {ip} daddr @enrolled_enforced{v} counter name plaintext_from_keyed drop\n\
                  ct direction reply ct state established,related accept\n\
                  meta l4proto {{ tcp, udp, sctp }} {ip} daddr . th dport @open_ports{v} goto seen{v}\n\
                  meta l4proto {{ tcp, udp, sctp }} {ip} daddr . th dport @closed_ports{v} goto deny{v}\n\
                  {ip} daddr @strict{v} goto deny{v}\n\
                  {ip} daddr @permissive{v} goto seen{v}\n\
-                 goto deny{v}\n}}"
+                 goto deny{v}\n}}",
+                whole_sets(&["keyed_enforced", "enrolled_enforced", "closed_ports"], v)
             ),
         );
     }
@@ -261,7 +288,8 @@ fn hooks(tun: &str) -> String {
                 format!("{ip} {field} @guarded_ranges{v} {ip} {field} != @local{v} {ip} {field} != @clear{v}");
             format!("{unknown} counter name unpinned drop\n")
         };
-        [guard("saddr"), guard("daddr")].concat()
+        let whole = whole_sets(&["guarded_ranges"], if v == "4" { '4' } else { '6' });
+        [whole, guard("saddr"), guard("daddr")].concat()
     });
     // their destination is a lie until this hook is over (RFC 791 section 3.1): a node that follows them would be a way
     // round every rule about destinations
@@ -320,76 +348,6 @@ fn remembering(chain: &str, set: &str, counter: &str, verdict: &str, v: char, ip
          {new}meta l4proto != {{ tcp, udp, sctp }} update @{set}{v} {{ {who} . 0 counter }} {verdict}\n\
          {verdict}\n}}\n"
     )
-}
-
-fn remove_pin(script: &mut String, link: &str) {
-    // `add` first, because the kernel may have taken the chain away together with its link
-    line(
-        script,
-        format_args!(
-            "add chain netdev weft pin_{link}\nflush chain netdev weft pin_{link}\ndelete chain netdev weft pin_{link}"
-        ),
-    );
-}
-
-/// What may come out of a link: IP with the right MAC and address, and only the neighbour discovery that goes with it.
-fn add_pin(script: &mut String, link: &str, pin: &Pin) {
-    let mac = pin.mac.map(|byte| format!("{byte:02x}")).join(":");
-    let mark = if pin.enrolled { MARK_MEMBER } else { MARK_OUTSIDER };
-    let set_mark = format!("meta mark set meta mark and {:#010x} or {mark:#010x}", !MARK_MASK);
-    // no anonymous set anywhere: each costs the kernel as much as ten rules when hundreds of links are pinned at once
-    let mut rules = vec![format!("ether saddr != {mac} counter name spoofed_source drop")];
-    for own in pin.addresses.iter().filter(|ip| ip.is_ipv4()) {
-        rules.push(format!("ether type ip ip saddr {own} {set_mark} accept"));
-        let arp = format!("arp htype 1 arp ptype ip arp saddr ether {mac} arp saddr ip");
-        rules.push(format!("ether type arp {arp} {own} accept"));
-        // an address probe (RFC 5227 section 2.1)
-        rules.push(format!("ether type arp {arp} 0.0.0.0 accept"));
-    }
-    rules.push("ether type ip counter name spoofed_source drop".to_owned());
-    rules.push("ether type arp counter name forged_discovery drop".to_owned());
-    let v6: Vec<_> = pin.addresses.iter().filter(|ip| ip.is_ipv6()).collect();
-    if !v6.is_empty() {
-        let forged = "counter name forged_discovery drop";
-        rules.push(format!("ether type ip6 icmpv6 type nd-router-advert {forged}"));
-        rules.push(format!("ether type ip6 icmpv6 type nd-redirect {forged}"));
-        // the target address follows 8 bytes of ICMPv6 header (RFC 4861 section 4.4)
-        let targets = v6.iter().filter_map(|ip| v6_bits(ip)).chain([link_local_bits(pin.mac)]);
-        let foreign = targets.map(|bits| format!("@th,64,128 != {bits:#034x} ")).collect::<String>();
-        rules.push(format!("ether type ip6 icmpv6 type nd-neighbor-advert {foreign}{forged}"));
-        for own in v6 {
-            rules.push(format!("ether type ip6 ip6 saddr {own} {set_mark} accept"));
-        }
-        // solicitations and advertisements (RFC 4861 sections 4.3 and 4.4)
-        let discovery = "icmpv6 type 135-136";
-        rules.push(format!("ether type ip6 ip6 saddr fe80::/10 {discovery} accept"));
-        // duplicate address detection (RFC 4862 section 5.4.2)
-        rules.push("ether type ip6 ip6 saddr :: icmpv6 type nd-neighbor-solicit accept".to_owned());
-        // what every host sends by itself when its link comes up: not worth a count, and it goes nowhere
-        for unspecific in ["::", "fe80::/10"] {
-            rules.push(format!("ether type ip6 ip6 saddr {unspecific} meta l4proto ipv6-icmp drop"));
-        }
-    }
-    rules.push("ether type ip6 counter name spoofed_source drop".to_owned());
-    rules.push("counter name not_ip drop".to_owned());
-    let hook = format!("type filter hook ingress device \"{link}\" priority -500; policy drop;");
-    line(script, format_args!("add chain netdev weft pin_{link} {{ {hook} }}"));
-    for rule in rules {
-        line(script, format_args!("add rule netdev weft pin_{link} {rule}"));
-    }
-}
-
-fn v6_bits(ip: &IpAddr) -> Option<u128> {
-    match ip {
-        IpAddr::V6(v6) => Some(v6.to_bits()),
-        IpAddr::V4(_) => None,
-    }
-}
-
-/// The link-local address that Linux makes of a MAC (modified EUI-64, RFC 4291 appendix A).
-fn link_local_bits([a, b, c, d, e, f]: [u8; 6]) -> u128 {
-    let low = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
-    (0xfe80_u128 << 112) | u128::from(low)
 }
 
 /// Whether a link's name can be part of an nft script: the kernel allows more than nft's identifiers do.

@@ -13,6 +13,7 @@ mod guard;
 mod link;
 mod listing;
 mod nft;
+mod pin;
 mod policy;
 mod probe;
 mod route;

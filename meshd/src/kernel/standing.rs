@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 
 /// The mark's bit of what came by table `inet weft`.
-pub(super) const BY_FILTER: u32 = 0x0400_0000;
+pub(super) const BY_FILTER: u32 = policy::nft::BEFORE_MARK;
 const _: () =
     assert!(BY_FILTER | policy::nft::JUDGED_MARK == super::MARK_MASK & !super::MARK_ORIGINS, "bits of their own");
 /// The table's name.

@@ -115,14 +115,17 @@ fn fixed(
     let of_family = |ips: &BTreeSet<IpAddr>| -> Arc<BTreeSet<IpAddr>> {
         Arc::new(ips.iter().filter(|ip| ip.is_ipv4() == is_v4).copied().collect())
     };
-    let judged = of_family(judged);
+    let selves = of_family(judged);
+    // who is contested is in no map: where somebody empties that set, they are judged and not found
+    let judged = of_family(&judged.union(&rules.contested).copied().collect());
+    let members: BTreeSet<IpAddr> = here.members.iter().copied().chain(text::NOBODY).collect();
     let node = rules.nodes.get(here.node).map(&of_family).unwrap_or_default();
     [
-        (SELVES, Arc::clone(&judged)),
+        (SELVES, selves),
         (JUDGED, judged),
         (NODE, node),
         (CONTESTED, of_family(&rules.contested)),
-        (MEMBERS, of_family(here.members)),
+        (MEMBERS, of_family(&members)),
     ]
     .map(|(name, ips)| (name.to_owned(), ips))
 }
@@ -134,7 +137,7 @@ impl Written {
         let named: BTreeSet<&SetKey> = named.collect();
         let sets = named.into_iter().map(|key| (key.clone(), rules.sets.get(key).cloned())).collect();
         let families = [true, false].map(|is_v4| {
-            let mut writer = Writer { rules, is_v4, table: Table::default() };
+            let mut writer = Writer { rules, is_v4, table: Table::default(), wholeness: BTreeSet::new() };
             let begins = LAYERS.map(|layer| writer.layer(chain, side, key, layer));
             Piece { begins, table: writer.table }
         });
@@ -151,10 +154,23 @@ impl Written {
     }
 }
 
+/// Whether a rule of this action lets more pass when a set is empty that the other end has to be in (`inside`), or not in.
+fn opens_without(action: Action, inside: bool) -> bool {
+    match action {
+        Action::Deny => inside,
+        Action::Allow => !inside,
+        // what is passed over may as well deny as allow
+        Action::Pass => true,
+        Action::Audit => false,
+    }
+}
+
 struct Writer<'a> {
     rules: &'a RuleSet,
     is_v4: bool,
     table: Table,
+    /// Rules that close the stage that is being written while a set that it needs is emptied.
+    wholeness: BTreeSet<String>,
 }
 
 /// Where a stage's rules lead.
@@ -180,6 +196,10 @@ struct Singles<'a> {
 }
 
 impl<'a> Singles<'a> {
+    fn is_empty(&self) -> bool {
+        self.by_address.is_empty() && self.by_port.is_empty()
+    }
+
     fn add(&mut self, ips: &[IpAddr], ports: &'a Ports) {
         if ips.is_empty() {
             return;
@@ -236,12 +256,14 @@ impl Writer<'_> {
             Otherwise::Deny => ways.closed.clone(),
             Otherwise::Pass => ways.pass.clone(),
         });
-        self.table.chains.insert(name.to_owned(), Arc::new(rules));
+        let whole = std::mem::take(&mut self.wholeness).into_iter().chain(rules).collect();
+        self.table.chains.insert(name.to_owned(), Arc::new(whole));
     }
 
     /// Rules of one action that follow each other: their order is of no consequence.
     fn part(&mut self, out: &mut Vec<String>, name: &str, part: &[Rule], side: Direction, verdict: &str) {
         let peer = text::peer(side, self.is_v4);
+        let opens = part.first().is_some_and(|rule| opens_without(rule.action, true));
         let (mut claimed, mut proven) = (Singles::default(), Singles::default());
         let mut others = Vec::new();
         for rule in part.iter().filter(|rule| !text::is_nothing(&rule.ports)) {
@@ -264,22 +286,58 @@ impl Writer<'_> {
         }
         for (singles, suffix, condition) in [(claimed, "c", String::new()), (proven, "p", text::proof(self.is_v4))] {
             let name = format!("{name}{suffix}");
-            if !singles.by_address.is_empty() {
-                let by_address = singles.by_address.into_iter();
-                let entries = by_address.map(|(ip, ports)| (ip, self.by_ports(&ports, side, verdict))).collect();
-                self.table.maps.insert(name.clone(), Arc::new(entries));
-                out.push(format!("{condition}{peer} vmap @{name}"));
+            if opens && !condition.is_empty() && !singles.is_empty() {
+                self.wholeness.insert(text::whole(MEMBERS, side, self.is_v4));
             }
-            for (protocol, pairs) in singles.by_port {
+            self.by_address(out, &name, singles.by_address, &condition, (side, verdict, opens));
+            for (protocol, mut pairs) in singles.by_port {
                 let number = protocol.number();
                 let name = format!("{name}{number}");
                 out.push(format!(
                     "{condition}ct original protocol {number} {peer} . ct reply proto-src @{name} {verdict}"
                 ));
+                if opens {
+                    self.wholeness.insert(text::whole_ports(&name, side, self.is_v4));
+                    pairs.insert((text::nobody(self.is_v4), 0));
+                }
                 self.table.ports.insert(name, Arc::new(pairs));
             }
         }
         out.append(&mut others);
+    }
+
+    /// One look-up of the other end; where losing it would open, one for each list of ports, since only of a set, and not of a
+    /// map, a rule can ask whether somebody emptied it.
+    fn by_address(
+        &mut self,
+        out: &mut Vec<String>,
+        name: &str,
+        peers: BTreeMap<IpAddr, Vec<&Ports>>,
+        condition: &str,
+        (side, verdict, opens): (Direction, &str, bool),
+    ) {
+        if peers.is_empty() {
+            return;
+        }
+        let peer = text::peer(side, self.is_v4);
+        let entries: BTreeMap<_, _> =
+            peers.into_iter().map(|(ip, ports)| (ip, self.by_ports(&ports, side, verdict))).collect();
+        if !opens {
+            self.table.maps.insert(name.to_owned(), Arc::new(entries));
+            out.push(format!("{condition}{peer} vmap @{name}"));
+            return;
+        }
+        let mut sets: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (ip, verdict) in entries {
+            sets.entry(verdict).or_default().insert(ip);
+        }
+        for (verdict, mut ips) in sets {
+            let name = format!("{name}_{}", hash(&verdict));
+            out.push(format!("{condition}{peer} @{name} {verdict}"));
+            self.wholeness.insert(text::whole(&name, side, self.is_v4));
+            ips.insert(text::nobody(self.is_v4));
+            self.table.sets.insert(name, Arc::new(ips));
+        }
     }
 
     /// What becomes of a packet whose other end is found: the verdict, or a look at its port first.
@@ -299,7 +357,7 @@ impl Writer<'_> {
     fn conditions(&mut self, out: &mut Vec<String>, rule: &Rule, side: Direction, verdict: &str) {
         let mut ways = vec![String::new()];
         for condition in &rule.peers {
-            let all = self.alternatives(condition, side);
+            let all = self.alternatives(condition, side, opens_without(rule.action, condition.inside));
             ways = ways.iter().flat_map(|way| all.iter().map(move |other| format!("{way}{other}"))).collect();
         }
         for way in ways {
@@ -307,13 +365,20 @@ impl Writer<'_> {
         }
     }
 
-    /// The ways in which one condition can hold.
-    fn alternatives(&mut self, condition: &PeerMatch, side: Direction) -> Vec<String> {
+    /// The ways in which one condition can hold. Where it `opens` without its set, that set is asked for first.
+    fn alternatives(&mut self, condition: &PeerMatch, side: Direction, opens: bool) -> Vec<String> {
         let peer = text::peer(side, self.is_v4);
         let proof = if condition.proof == Proof::Needed { text::proof(self.is_v4) } else { String::new() };
         let set = self.set(condition).cloned().unwrap_or_default();
         let has_members = set.addresses.iter().any(|ip| ip.is_ipv4() == self.is_v4);
         let blocks: Vec<_> = text::blocks(&set.blocks, self.is_v4).collect();
+        if opens && has_members {
+            let name = self.named(condition, &set);
+            self.wholeness.insert(text::whole(&name, side, self.is_v4));
+            if condition.proof == Proof::Needed {
+                self.wholeness.insert(text::whole(MEMBERS, side, self.is_v4));
+            }
+        }
         if condition.inside {
             let members = has_members.then(|| format!("{proof}{peer} @{} ", self.named(condition, &set)));
             return members.into_iter().chain(blocks.iter().map(|b| format!("{peer} {{ {b} }} "))).collect();
@@ -339,7 +404,8 @@ impl Writer<'_> {
     fn named(&mut self, condition: &PeerMatch, set: &PeerSet) -> String {
         let name = format!("s_{}", hash(&condition.set.0));
         let is_v4 = self.is_v4;
-        let members = || Arc::new(set.addresses.iter().filter(|ip| ip.is_ipv4() == is_v4).copied().collect());
+        let all = set.addresses.iter().copied().chain(text::NOBODY);
+        let members = || Arc::new(all.filter(|ip| ip.is_ipv4() == is_v4).collect());
         self.table.sets.entry(name.clone()).or_insert_with(members);
         name
     }

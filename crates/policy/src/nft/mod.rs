@@ -7,22 +7,23 @@
 //! each of them, for as long as the connection lives: a policy that goes takes the flow with it.
 //!
 //! ```text
-//! forward_authorization (hook forward, -4), then forward_network (-3), each:
+//! forward_outbound (hook forward, -4) of the client, then forward_inbound (-3) of the server, each:
 //!   no connection known: what is to or from a judged workload is dropped
 //!   a workload with itself, or with its own node: accept
-//!   client in the map outbound_… ─▶ its first stage ── denied ──▶ counted, remembered, dropped
+//!   own end in the map …_authorization ─▶ its first stage ── denied ──▶ counted, remembered, dropped
 //!   not there, and judged: dropped         │ allowed
-//!   server in the map inbound_…  ─▶ its first stage ── denied ──▶ counted, remembered, dropped
+//!   own end in the map …_network ───────▶ its first stage ── denied ──▶ counted, remembered, dropped
 //!   not there, and judged: dropped         │ allowed
-//!                                        accept: on to the next layer
+//!                                        accept: on to the server's side
 //!
 //! a stage: other end @verdict map ─▶ verdict, or jump to its ports · large sets · blocks · … · otherwise
 //! ```
 //!
 //! Whoever is judged by anything is in each of the four maps, and in the set of the judged: an emptied map closes who was
 //! in it, an emptied chain closes all that comes by (the hooks drop what no rule accepts), and an emptied set of the judged
-//! leaves the maps. So somebody else's hand opens nothing until it is put right, but where a whole table goes: who comes
-//! after sees by a bit of the packet's mark that it was there ([`JUDGED_MARK`]).
+//! leaves the maps. A set that would open what its rules keep closed holds an address that nobody has; a stage that does not
+//! find it drops. So somebody else's hand that empties opens nothing until it is put right, but where a hook or a whole table
+//! goes: who comes after sees by two bits of the packet's mark whether both hooks were there ([`JUDGED_MARK`]).
 
 mod compile;
 mod program;
@@ -39,8 +40,12 @@ use crate::verdict::Direction;
 
 /// Name of the tables.
 pub const TABLE: &str = "weft_policy";
-/// The bit of its mark that a packet has once these rules were asked about it: whoever comes after them sees that they are there.
+/// The bit of its mark that a packet has once these rules were asked about it, together with [`BEFORE_MARK`]: whoever comes
+/// after them sees that they are there.
 pub const JUDGED_MARK: u32 = 0x0800_0000;
+/// The bit that a packet has when it comes to these rules. The first hook takes it and the second gives it back: where either
+/// is gone, or who came before, one of the two bits is missing at the end.
+pub const BEFORE_MARK: u32 = 0x0400_0000;
 /// What the rules count. What a policy refused is counted twice: by the side that refused, and in [`REASONS`].
 pub const COUNTERS: [&str; 9] = [
     "outbound_denied",
@@ -60,7 +65,7 @@ const REMEMBERED_MAX: usize = 4096;
 /// Elements on one line of a script; longer lists are several lines of one transaction.
 const LINE_MAX: usize = 512;
 
-/// The two layers of a chain: both must let a connection pass.
+/// The two layers of a side: both must let a connection pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layer {
     /// AuthorizationPolicy.
@@ -69,7 +74,7 @@ enum Layer {
     Network,
 }
 
-/// In the order of their hooks.
+/// In their order.
 const LAYERS: [Layer; 2] = [Layer::Authorization, Layer::Network];
 
 impl Layer {
@@ -84,14 +89,6 @@ impl Layer {
         match self {
             Self::Authorization => "authorization",
             Self::Network => "network",
-        }
-    }
-
-    /// Priority of its hook: after the mesh's own filter, which is at -5.
-    fn priority(self) -> i8 {
-        match self {
-            Self::Authorization => -4,
-            Self::Network => -3,
         }
     }
 }
@@ -211,7 +208,7 @@ pub fn nothing() -> String {
     ["ip", "ip6"].map(|ip| format!("add table {ip} {TABLE}\ndelete table {ip} {TABLE}\n")).concat()
 }
 
-/// What every table has, whatever the rules: counters, empty sets and maps, and the chains that lead to the rules.
+/// What every table has, whatever the rules: counters, sets and maps of nobody, and the chains that lead to the rules.
 fn frame(family: Family, counts: impl Fn(&str) -> (u64, u64)) -> String {
     let Family { ip, address, is_v4 } = family;
     let mut text = format!("table {ip} {TABLE} {{\n");
@@ -220,9 +217,12 @@ fn frame(family: Family, counts: impl Fn(&str) -> (u64, u64)) -> String {
         line(&mut text, format_args!("counter {name} {{ packets {packets} bytes {bytes}\n}}"));
     }
     line(&mut text, format_args!("set {SELVES} {{\ntype {address} . {address}\n}}"));
-    for name in [JUDGED, NODE, CONTESTED, MEMBERS] {
+    for name in [JUDGED, NODE, CONTESTED] {
         line(&mut text, format_args!("set {name} {{\ntype {address}\n}}"));
     }
+    // as in a program without any member
+    let nobody = text::nobody(is_v4);
+    line(&mut text, format_args!("set {MEMBERS} {{\ntype {address}\nelements = {{ {nobody} }}\n}}"));
     let kind = format!("{address} . {address} . inet_proto . inet_service");
     let bounds = format!("size {REMEMBERED_MAX}\nflags dynamic,timeout\ntimeout 10m");
     line(&mut text, format_args!("set denied {{\ntype {kind}\n{bounds}\n}}"));
@@ -243,36 +243,35 @@ fn frame(family: Family, counts: impl Fn(&str) -> (u64, u64)) -> String {
              {ip} daddr . {ip} daddr @{SELVES} counter name connection_unknown drop\naccept\n}}"
         ),
     );
-    for layer in LAYERS {
-        text.push_str(&hook(is_v4, layer));
+    for direction in text::DIRECTIONS {
+        text.push_str(&hook(is_v4, direction));
     }
     line(&mut text, format_args!("}}"));
     text
 }
 
-/// The base chain of a layer, and the chain in which the server's side is judged.
-fn hook(is_v4: bool, layer: Layer) -> String {
-    let [client, server] = text::ends(is_v4);
+/// The base chain of a side, and what follows its first layer.
+fn hook(is_v4: bool, direction: Direction) -> String {
+    let ([client, server], own) = (text::ends(is_v4), text::own(direction, is_v4));
     // bridged neighbour discovery comes by here and has no connection; a routed packet has less than 255 hops left
     let discovery = "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n";
     let discovery = if is_v4 { "" } else { discovery };
-    let (name, priority) = (layer.name(), layer.priority());
-    let [outbound, inbound] = text::DIRECTIONS.map(|direction| text::hook_map(direction, layer));
+    let [authorization, network] = LAYERS.map(|layer| text::hook_map(direction, layer));
     let contested = "counter name contested_address drop";
-    let unjudged = "counter name unjudged drop";
-    let mark = match layer {
-        Layer::Authorization => String::new(),
-        // the last hook of the table
-        Layer::Network => format!("meta mark set meta mark or {JUDGED_MARK:#010x}\n"),
+    let unjudged = text::UNJUDGED;
+    // after the mesh's own filter, which is at -5
+    let (name, priority, mark) = match direction {
+        Direction::Outbound => ("outbound", -4, BEFORE_MARK | JUDGED_MARK),
+        Direction::Inbound => ("inbound", -3, BEFORE_MARK),
     };
     format!(
-        "chain arriving_{name} {{\n{server} vmap @{inbound}\n{server} @{JUDGED} {unjudged}\naccept\n}}\n\
+        "chain then_{name} {{\n{own} vmap @{network}\n{own} @{JUDGED} {unjudged}\naccept\n}}\n\
          chain forward_{name} {{\ntype filter hook forward priority {priority}; policy drop;\n\
-         {mark}{discovery}ct state invalid,untracked goto unknown\n\
+         meta mark set meta mark xor {mark:#010x}\n{discovery}ct state invalid,untracked goto unknown\n\
          {client} . {server} @{SELVES} accept\n\
          {client} @{CONTESTED} {contested}\n{server} @{CONTESTED} {contested}\n\
          {client} @{NODE} accept\n{server} @{NODE} accept\n\
-         {client} vmap @{outbound}\n{client} @{JUDGED} {unjudged}\ngoto arriving_{name}\n}}\n"
+         {own} vmap @{authorization}\n{own} @{JUDGED} {unjudged}\naccept\n}}\n"
     )
 }
 

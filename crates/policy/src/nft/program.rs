@@ -219,7 +219,7 @@ impl Table {
             Edit::AddVerdicts(name, verdicts) => {
                 for (ip, verdict) in verdicts {
                     if let Some((_, chain)) = verdict.split_once(' ') {
-                        let is_framed = chain.starts_with("deny_") || chain.starts_with("arriving_");
+                        let is_framed = chain.starts_with("deny_") || chain.starts_with("then_");
                         assert!(is_framed || self.chains.contains_key(chain), "{verdict}");
                     }
                     let map = Arc::make_mut(self.maps.get_mut(*name).unwrap());

@@ -1,6 +1,7 @@
 //! Pieces of nft's language: conditions, ports, names.
 
 use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Layer;
 use crate::blocks::Blocks;
@@ -12,6 +13,10 @@ use crate::workload::Protocol;
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
 /// Why a stage can deny, each with a counter of its own.
 pub(super) const REASONS: [Reason; 3] = [Reason::Rule, Reason::NoAllowMatched, Reason::Isolated];
+/// No packet that is forwarded has it (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.2).
+pub(super) const NOBODY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+/// Somebody emptied what judges.
+pub(super) const UNJUDGED: &str = "counter name unjudged drop";
 /// Most elements in one rule: nft's lines have a limit, and rules of one verdict can follow each other.
 const ELEMENTS_MAX: usize = 256;
 /// A packet that its pin or the engine marked as a member's (`docs/packet-path.md`).
@@ -46,6 +51,15 @@ pub(super) fn peer(direction: Direction, is_v4: bool) -> &'static str {
     }
 }
 
+/// The workload's own address.
+pub(super) fn own(direction: Direction, is_v4: bool) -> &'static str {
+    let [client, server] = ends(is_v4);
+    match direction {
+        Direction::Outbound => client,
+        Direction::Inbound => server,
+    }
+}
+
 /// Both ends are members, and this packet is proven to be from one of them.
 pub(super) fn proof(is_v4: bool) -> String {
     let [client, server] = ends(is_v4);
@@ -63,12 +77,28 @@ pub(super) fn hook_map(direction: Direction, layer: Layer) -> String {
     format!("{}_{}", name(direction), layer.name())
 }
 
-/// What follows when a layer lets a connection pass: the server's side is judged after the client's.
+/// What follows when a layer of a side lets a connection pass.
 pub(super) fn allowed(direction: Direction, layer: Layer) -> String {
-    match direction {
-        Direction::Outbound => format!("goto arriving_{}", layer.name()),
-        Direction::Inbound => "accept".to_owned(),
+    match layer {
+        Layer::Authorization => format!("goto then_{}", name(direction)),
+        Layer::Network => "accept".to_owned(),
     }
+}
+
+/// The address that is in every set which must not be found empty.
+pub(super) fn nobody(is_v4: bool) -> IpAddr {
+    let [v4, v6] = NOBODY;
+    if is_v4 { v4 } else { v6 }
+}
+
+/// What closes while somebody has emptied this set of addresses: [`nobody`] is not in it.
+pub(super) fn whole(set: &str, direction: Direction, is_v4: bool) -> String {
+    format!("{} and {} != @{set} {UNJUDGED}", peer(direction, is_v4), nobody(is_v4))
+}
+
+/// The same of a set of addresses with ports. A connection's port cannot be part of this in nft's language, a packet's can.
+pub(super) fn whole_ports(set: &str, direction: Direction, is_v4: bool) -> String {
+    format!("{} and {} . th dport and 0 != @{set} {UNJUDGED}", peer(direction, is_v4), nobody(is_v4))
 }
 
 /// What follows when a stage denies.
