@@ -88,10 +88,8 @@ fn text(status: &Status) -> String {
         add(&mut text, &format!("\n  {}: {}: {}", screen::bad("outside the mesh"), pod.pod, pod.reason));
     }
     for refusal in &status.refusals {
-        add(
-            &mut text,
-            &format!("\n  {}: {}:{}: {}", screen::bad("not used"), refusal.file, refusal.line, refusal.reason),
-        );
+        let line = if refusal.line == 0 { String::new() } else { format!(":{}", refusal.line) };
+        add(&mut text, &format!("\n  {}: {}{line}: {}", screen::bad("not used"), refusal.file, refusal.reason));
     }
     text
 }

@@ -300,14 +300,25 @@ fn fault(kind: &KindName, error: &watcher::Error) -> Vec<Heard> {
             let message = status.map(|status| status.message.clone()).unwrap_or_default();
             vec![Heard::Fault(format!("the API server refuses: {message} (is the RBAC of manifests/base applied?)"))]
         }
-        _ => vec![Heard::Fault(format!("{:#}", chain(error)))],
+        _ => vec![Heard::Fault(chain(error))],
     }
 }
 
 /// An error with its causes in one line.
 fn chain(error: &watcher::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let unanswered = match error {
+        watcher::Error::InitialListFailed(kube::Error::Service(cause))
+        | watcher::Error::WatchStartFailed(kube::Error::Service(cause)) => Some(cause),
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchError(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => None,
+    };
+    let (mut text, mut source) = match unanswered {
+        Some(cause) => (format!("the API server does not answer: {cause}"), cause.source()),
+        None => (error.to_string(), std::error::Error::source(error)),
+    };
     while let Some(cause) = source {
         let next = cause.to_string();
         if !text.contains(&next) {

@@ -159,3 +159,19 @@ async fn mf_05_a_watch_that_stands_again_is_no_longer_told_of_though_nothing_hap
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_of_in_words() {
+    // nobody listens on what is held without listening
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let watch = namespaces(&format!("http://{}", held.local_addr().unwrap()), Duration::from_secs(60));
+    let mut told = String::new();
+    follow_until(watch, |gather| {
+        told = gather.refusals().first().map(ToString::to_string).unwrap_or_default();
+        gather.has_fault()
+    })
+    .await;
+    let words = "watch of namespaces: the API server does not answer: ";
+    assert!(told.starts_with(words) && told.ends_with("(os error 111)"), "{told}");
+}
