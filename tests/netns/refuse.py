@@ -2,7 +2,7 @@
 what its node's name asks for; run as `refuse.py PID`, it makes a running daemon's kernel refuse batches of datagrams over IPv4.
 
 n1: a TUN device that promises super packets and refuses them, as Linux 6.10.3 did (mended by 89add40066f9): EINVAL to writes of more than
-a header and a packet. n2: Linux 4.17: no USO, UDP_SEGMENT or UDP_GRO."""
+a header and a packet; and batches of datagrams leave by a link with IPsec: EIO, by a sendmsg() of `refuse.c`'s making. n2: Linux 4.17: no USO, UDP_SEGMENT or UDP_GRO."""
 
 import ctypes, errno, os, platform, socket, struct, sys
 
@@ -69,5 +69,7 @@ def refuse_batches(pid):
 
 if os.path.basename(sys.argv[0]) == "meshd":
     restrict({"n1": TAKES_NO_SUPER_PACKETS, "n2": OLD}.get(dict(zip(sys.argv, sys.argv[1:])).get("--node"), []))
+    if "--node" in sys.argv and sys.argv[sys.argv.index("--node") + 1] == "n1":
+        os.environ["LD_PRELOAD"] = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "refuse.so")
     os.execv(MESHD, sys.argv)
 refuse_batches(int(sys.argv[1]))

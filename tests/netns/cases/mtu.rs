@@ -4,12 +4,13 @@ use std::process::Child;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use super::policy::lines_of;
+use super::policy::{SOON, lines_of, network_policy};
 use crate::lab::{Lab, namespace, pod};
 use crate::shell::{eventually, run};
 
 pub const CASES: &[(&str, fn())] = &[
     ("mf_12_pods_keep_their_mtu_and_a_link_may_shrink", shrinks),
+    ("fragments_inside_are_carried_and_judged_by_the_ports_of_the_first", fragments),
     ("mf_12_a_wire_that_swallows_is_found_out_without_tcp_over_ipv4", || swallows(false)),
     ("mf_12_a_wire_that_swallows_is_found_out_without_tcp_over_ipv6", || swallows(true)),
 ];
@@ -41,6 +42,66 @@ fn shrinks() {
         lab.must(&format!("node/{node}"), &["ip", "link", "set", &link, "mtu", "1400"]);
     }
     exchange("after the link has shrunk");
+}
+
+/// What sends, in each family, the second half of a datagram whose first half never comes.
+const LATER_HALF: &str = "import ipaddress as i,socket,struct,sys\n\
+    for own,to in zip(sys.argv[1::2],sys.argv[2::2]):\n\
+    \x20own,to=i.ip_address(own),i.ip_address(to)\n\
+    \x20if to.version==4:\n\
+    \x20 s=socket.socket(socket.AF_INET,socket.SOCK_RAW,socket.IPPROTO_RAW)\n\
+    \x20 p=struct.pack('>BBHHHBBH',69,0,1020,77,100,64,17,0)+own.packed+to.packed\n\
+    \x20else:\n\
+    \x20 s=socket.socket(socket.AF_INET6,socket.SOCK_RAW,socket.IPPROTO_RAW)\n\
+    \x20 p=struct.pack('>IHBB',6<<28,1008,44,64)+own.packed+to.packed+struct.pack('>BBHI',17,0,800,77)\n\
+    \x20s.sendto(p+bytes(1000),(str(to),0))";
+
+/// Fragments that a pod has been given, of both families.
+fn given(lab: &Lab, pod: &str) -> u32 {
+    let count = "sed -n 's/^Ip: \\([0-9].*\\)/\\1/p' /proc/net/snmp | cut -d' ' -f14; sed -n 's/^Ip6ReasmReqds *//p' /proc/net/snmp6";
+    lab.must(pod, &["sh", "-c", count]).split_whitespace().map(|n| n.parse::<u32>().expect("a number")).sum()
+}
+
+/// A datagram that comes in fragments is let through or not as the ports of its first one say; a later one by itself goes nowhere.
+fn fragments() {
+    let lab = Lab::of_four("nodes: 3");
+    let text = "f".repeat(3_000);
+    let all_pass = |lab: &Lab| {
+        for to in lab.ips("demo/server") {
+            eventually(&format!("fragments to {to}"), SOON, || {
+                (lab.udp_echo("demo/client", to, 8080, &text)? == text).then_some(())
+            });
+        }
+    };
+    all_pass(&lab);
+    assert!(given(&lab, "demo/server") > 0, "they did not come in fragments");
+
+    let ports = |udp: u16| {
+        let spec = format!(
+            "podSelector: {{matchLabels: {{app: server}}}}, ingress: [{{ports: [{{protocol: UDP, port: {udp}}}, {{protocol: TCP, port: 8080}}]}}]"
+        );
+        network_policy("demo", "server", &spec)
+    };
+    lab.put("policy.yaml", &ports(9));
+    for to in lab.ips("demo/server") {
+        eventually("the policy counts", SOON, || {
+            lab.udp_echo("demo/client", to, 8080, "short").is_none().then_some(())
+        });
+    }
+    let before = given(&lab, "demo/server");
+    let [own, to] = ["demo/client", "demo/server"].map(|pod| lab.ips(pod).map(|ip| ip.to_string()));
+    for to in lab.ips("demo/server") {
+        assert_eq!(lab.udp_echo("demo/client", to, 8080, &text), None, "to a port that is not allowed");
+    }
+    lab.must("demo/client", &["python3", "-c", LATER_HALF, &own[0], &to[0], &own[1], &to[1]]);
+    // what comes later on the same way has come through
+    for to in lab.ips("demo/server") {
+        eventually("a stream is allowed", SOON, || lab.tcp_echo("demo/client", to, 8080, "after"));
+    }
+    assert_eq!(given(&lab, "demo/server"), before, "a fragment that is not allowed came into the pod");
+
+    lab.put("policy.yaml", &ports(8080));
+    all_pass(&lab);
 }
 
 /// What the wire to a node carries once it has become narrow, in bytes; a bridge drops what is longer and tells nobody.
