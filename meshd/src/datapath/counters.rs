@@ -167,8 +167,8 @@ impl Counters {
         self.too_long.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn tun_fault(&self, fault: Fault) {
-        add(&self.tun, fault as usize, 1);
+    pub(super) fn tun_faults(&self, fault: Fault, count: usize) {
+        add(&self.tun, fault as usize, count);
     }
 
     pub(super) fn udp_faults(&self, fault: Fault, count: usize) {
@@ -204,7 +204,7 @@ mod tests {
         let labels: Vec<_> = counters.drops().map(|(label, _)| label).collect();
         assert_eq!(labels.iter().collect::<BTreeSet<_>>().len(), labels.len(), "labels are unique");
         for fault in Fault::ALL {
-            counters.tun_fault(fault);
+            counters.tun_faults(fault, 1);
             counters.udp_faults(fault, 1);
             for door in ["tun", "udp"] {
                 let label = format!("{door}_{fault}");

@@ -80,7 +80,7 @@ impl Inner {
                 Ok(None) => return None,
                 Err(error) => {
                     // whatever it is, the device would be readable for ever: better to have it opened anew
-                    self.lose(&error);
+                    self.lose(&error, 1);
                     return None;
                 }
             }
@@ -126,17 +126,17 @@ impl Inner {
     /// Writes one packet or super packet; false if it was a super packet that has to be written in single packets.
     fn write_parts(&mut self, parts: &[IoSlice<'_>], run: &Run) -> bool {
         let Some(tun) = &self.tun else {
-            self.counters.tun_fault(Fault::Gone);
+            self.counters.tun_faults(Fault::Gone, run.count());
             return true;
         };
         match tun.send(parts) {
             Ok(()) => self.counters.tun_written.add(run.count(), run.total_length()),
-            Err(error) if Fault::of(&error) == Fault::Gone => self.lose(&error),
+            Err(error) if Fault::of(&error) == Fault::Gone => self.lose(&error, run.count()),
             Err(error) if run.count() > 1 && Fault::of(&error) == Fault::Other => {
                 self.refuse(run.is_udp(), &error);
                 return false;
             }
-            Err(error) => self.counters.tun_fault(Fault::of(&error)),
+            Err(error) => self.counters.tun_faults(Fault::of(&error), run.count()),
         }
         true
     }
@@ -153,8 +153,9 @@ impl Inner {
         self.counters.congested();
     }
 
-    fn lose(&mut self, error: &io::Error) {
-        self.counters.tun_fault(Fault::Gone);
+    /// The device is gone, and so many packets with it.
+    fn lose(&mut self, error: &io::Error, count: usize) {
+        self.counters.tun_faults(Fault::Gone, count);
         self.tun = None;
         tracing::warn!(link = %self.name, %error, "The TUN device is gone");
     }

@@ -1,6 +1,7 @@
 //! Two data paths in two namespaces, with a real kernel on both sides of each and an ear on the wire between them.
 
 mod mtu;
+mod refused;
 mod threads;
 mod underlay;
 
