@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use policy::nft::{Here, Program, Scribe};
+use policy::nft::{self, Here, Program, Scribe};
 use policy::{Compiler, Policies, World};
 
 use crate::lab::Lab;
@@ -95,7 +95,22 @@ fn netlink_bytes(script: &str) -> u64 {
     text.lines().filter(|line| !line.contains("MSG_PEEK")).filter_map(result).sum()
 }
 
-/// One stream to a pod that policies are about, packet by packet: through ten policies, and through ten thousand.
+/// What stands before and after the policies, as `meshd/src/kernel` writes it where their packets come by: the bit of the mesh's
+/// filter, and the guard `inet weft_guard` that asks for both.
+fn guard() -> String {
+    let (before, both) = (nft::BEFORE_MARK, nft::BEFORE_MARK | nft::JUDGED_MARK);
+    let hook = |priority: i8| format!("type filter hook forward priority {priority}; policy accept;");
+    format!(
+        "table inet filter_before {{\nchain forward {{\n{}\nmeta mark set meta mark or {before:#010x}\n}}\n}}\n\
+         table inet weft_guard {{\ncounter rules_missing {{\n}}\nchain forward {{\n{}\nmeta mark and {both:#010x} == {both:#010x} accept\n\
+         ip saddr {{ 10.200.0.0/16 }} counter name rules_missing drop\nip daddr {{ 10.200.0.0/16 }} counter name rules_missing drop\n}}\n}}\n",
+        hook(-5),
+        hook(-1)
+    )
+}
+
+/// One stream to a pod that policies are about, packet by packet: through ten policies, and through ten thousand, the guard
+/// behind them; and through these without the guard.
 fn carried(report: &mut Report) {
     let few = Load { policies: 10, ..MANY };
     // policy 0 is about pod 0, and lets pod 300 in at port 1000
@@ -129,10 +144,13 @@ fn carried(report: &mut Report) {
     let refused = format!(
         "import socket\ntry: socket.create_connection(('{to}',999),0.3)\nexcept TimeoutError: print('no answer')\nexcept ConnectionRefusedError: print('let through')"
     );
-    let scripts =
+    let [few, many] =
         [few, MANY].map(|load| program(&mut Default::default(), &load.policies(), &load.world()).whole(|_| (0, 0)));
-    let mut ratios = Vec::new();
-    let mut streams = [Vec::new(), Vec::new()];
+    let unguarded = "add table inet filter_before\ndelete table inet filter_before\nadd table inet weft_guard\ndelete table inet weft_guard\n";
+    let scripts =
+        [[unguarded, &guard(), &few], [unguarded, &guard(), &many], [unguarded, "", &many]].map(|parts| parts.concat());
+    let (mut ratios, mut guarded) = (Vec::new(), Vec::new());
+    let mut streams = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..7 {
         for (script, rates) in scripts.iter().zip(&mut streams) {
             apply(script);
@@ -140,14 +158,23 @@ fn carried(report: &mut Report) {
             let text = run("ip", &["netns", "exec", client, "python3", "-c", &send]);
             rates.push(text.trim().parse::<f64>().expect("Gbit/s"));
         }
-        let [few, many] = &streams;
-        ratios.push(many.last().expect("one") / few.last().expect("one"));
+        let [few, many, bare] = streams.each_ref().map(|rates| rates.last().expect("one"));
+        ratios.push(many / few);
+        guarded.push(many / bare);
     }
-    let [few, many] = streams;
+    let [few, many, bare] = streams;
     report.spread("one stream, each packet by itself, 10 policies", few, "Gbit/s", (None, None));
     report.spread("the same, 10k policies", many, "Gbit/s", (None, None));
+    report.spread("the same, 10k policies, no guard behind them", bare, "Gbit/s", (None, None));
     ratios.sort_by(f64::total_cmp);
+    guarded.sort_by(f64::total_cmp);
     report.figure("10k policies' stream to 10's, median of 7", ratios[ratios.len() / 2], "", None);
+    report.figure(
+        "10k policies' stream to the same without the guard, median of 7",
+        guarded[guarded.len() / 2],
+        "",
+        None,
+    );
     let _gone = receiver.kill();
     let _reaped = receiver.wait();
     run("nft", &["flush", "ruleset"]);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::policy::{FIVE, SOON, five, lines_of, network_policy, until};
 use crate::agent::Agents;
-use crate::lab::scratch;
+use crate::lab::{Lab, scratch};
 use crate::runtime::Runtime;
 use crate::shell::{eventually, run};
 
@@ -175,10 +175,49 @@ fn storm() {
         assert!(!agents.reaches("demo/a", "demo/b", true, "TCP", 80));
         nothing_arrives(signal);
     }
+    // NP-16: and one of another version, which laid its rules out differently
+    runtime.daemon_down("-9");
+    other_layout(&lab);
+    assert!(!agents.reaches("demo/a", "demo/b", true, "TCP", 80), "the other layout denies the same");
+    runtime.daemon_up(&lab);
+    assert!(!agents.reaches("demo/a", "demo/b", true, "TCP", 80));
+    nothing_arrives("taking over from another version");
+    let listed = lab.must("node/n1", &["nft", "list", "ruleset"]);
+    assert!(!listed.contains("arriving_") && listed.contains("then_outbound"), "{listed}");
     lab.remove("policy.yaml");
     all_arrive();
     for child in receivers.iter_mut().chain([&mut sender]) {
         child.kill().expect("it runs");
         child.wait().expect("it ends");
     }
+}
+
+/// Writes the rules of n1 as another version might have them: names that are gone today, sets of another type, and a chain of
+/// one of today's names that is none of a hook. They deny the same.
+fn other_layout(lab: &Lab) {
+    let mut script = String::new();
+    for table in ["inet weft", "ip weft_policy", "ip6 weft_policy"] {
+        let words = [&["nft", "-n", "-s", "list", "table"][..], &table.split(' ').collect::<Vec<_>>()].concat();
+        let mut text = lab.must("node/n1", &words);
+        for (now, then) in [
+            ("forward_outbound", "forward_authorization"),
+            ("forward_inbound", "forward_network"),
+            ("then_", "arriving_"),
+            ("set_emptied", "once_counted"),
+            ("judge", "deem"),
+        ] {
+            text = text.replace(now, then);
+        }
+        let interval = |text: String, set: &str| text.replace(set, &format!("{set}\n\t\tflags interval"));
+        text = interval(text, "set strict4 {\n\t\ttype ipv4_addr");
+        text = interval(text, "set node {\n\t\ttype ipv4_addr");
+        let unhooked = "\tchain forward_outbound {\n\t\tdrop\n\t}\n}";
+        let end = text.trim_end().strip_suffix('}').expect("a table ends").to_owned();
+        script += &format!("table {table}\ndelete table {table}\n{end}{unhooked}\n");
+    }
+    assert!(
+        script.contains("arriving_outbound") && script.matches("flags interval\n\t\telements").count() >= 2,
+        "{script}"
+    );
+    lab.must("node/n1", &["sh", "-c", &format!("nft -f - <<'END'\n{script}\nEND")]);
 }
