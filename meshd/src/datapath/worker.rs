@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use identity::SpiffeId;
 use linux::poll::{Poll, Woken};
-use linux::udp::{Batch, Family};
+use linux::udp::{Batch, Family, MESSAGES_MAX};
 use packet::Offload;
 use plan::PeerName;
 use tokio::sync::mpsc;
@@ -45,6 +45,13 @@ const VIGIL_MAX: Duration = Duration::from_micros(50);
 /// Traffic is brisk while no wait is longer. Where two sides that sleep answer each other, a wait is two such wake-ups.
 const BRISK_WAIT: Duration = Duration::from_micros(150);
 
+/// After so many turns in a row that found nothing but datagrams to refuse the thread lets some gather.
+const REFUSALS_MAX: u8 = 8;
+
+/// For how long, at least: as much again, the kernel's own slack for such a sleep (`PR_SET_TIMERSLACK` of prctl(2)), is rather what it
+/// takes. Decision 0005.
+const GATHER: Duration = Duration::from_micros(50);
+
 /// What the thread waits for: the TUN queue, UDP over IPv4, UDP over IPv6.
 pub(super) const SOURCES: usize = 3;
 
@@ -71,6 +78,10 @@ pub(super) struct Worker {
     is_brisk: bool,
     /// Whether the last turn found no more than one packet at the TUN.
     is_single: bool,
+    /// Turns in a row in which datagrams came and all were refused.
+    refusals: u8,
+    /// Whether the last receive call found less than it has room for: there was no more then.
+    is_drained: bool,
 }
 
 impl Worker {
@@ -98,6 +109,8 @@ impl Worker {
             timers_ran: Instant::now(),
             is_brisk: false,
             is_single: true,
+            refusals: 0,
+            is_drained: true,
         }
     }
 
@@ -128,6 +141,7 @@ impl Worker {
                 self.receive(Family::V6, now);
             }
             if tun {
+                self.refusals = 0;
                 self.read_tun(now);
             }
             self.hand_on(None);
@@ -145,6 +159,10 @@ impl Worker {
         let sources = [self.inner.source(), self.outer.source(Family::V4), self.outer.source(Family::V6)];
         for (at, source) in sources.into_iter().enumerate() {
             self.poll.watch(at, source)?;
+        }
+        if self.is_drained && self.refusals >= REFUSALS_MAX {
+            // one look at many costs less than many looks, and nobody who is known waits for this one
+            thread::sleep(GATHER);
         }
         let woken = match self.keep_vigil(begun)? {
             Some(woken) => woken,
@@ -223,14 +241,22 @@ impl Worker {
             return;
         }
         let mut train = Train::new();
+        let (mut count, mut is_any_taken) = (0, false);
         for message in self.batch.messages() {
-            let Some(message) = self.exchange.sort(message) else { continue };
+            count += 1;
+            let Some(message) = self.exchange.sort(message) else {
+                is_any_taken = true;
+                continue;
+            };
             let answers = message.to.map(|ours| (message.from, ours));
-            inbound::receive(&mut self.engine, (&mut self.inner, &mut self.outer), &mut train, message, now);
+            let doors = (&mut self.inner, &mut self.outer);
+            is_any_taken |= inbound::receive(&mut self.engine, doors, &mut train, message, now);
             flush(&mut self.engine, &mut self.outer, answers);
             hand_on(&mut self.engine, &mut self.exchange, answers);
         }
         self.inner.write_train(&mut train);
+        self.refusals = if is_any_taken { 0 } else { self.refusals.saturating_add(1) };
+        self.is_drained = count < MESSAGES_MAX;
     }
 
     /// Seals what workloads send, at most [`BURST_MAX`] packets or about [`BURST_BYTES`].
@@ -277,7 +303,7 @@ impl Worker {
                 }
                 Handed::Datagrams(datagrams) => {
                     let doors = (&mut self.inner, &mut self.outer);
-                    inbound::receive(&mut self.engine, doors, &mut train, datagrams.message(), now);
+                    let _counted = inbound::receive(&mut self.engine, doors, &mut train, datagrams.message(), now);
                     self.flush(None);
                 }
                 Handed::Initiation(from, ours, datagram) => {
