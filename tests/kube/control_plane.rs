@@ -102,7 +102,7 @@ impl ControlPlane {
                  --service-account-private-key-file={pki}/sa.key --root-ca-file={pki}/ca.crt --cluster-signing-cert-file={pki}/ca.crt \
                  --cluster-signing-key-file={pki}/ca.key --allocate-node-cidrs=true --cluster-cidr=10.88.0.0/16,fd88::/48 \
                  --service-cluster-ip-range=10.96.0.0/16,fd96::/112 --node-monitor-grace-period=20s --bind-address=127.0.0.1 \
-                 --profiling=false"
+                 --profiling=false --kube-api-qps=200 --kube-api-burst=400"
             ),
             "kube-scheduler" => {
                 format!(

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::process::{Child, ChildStdout};
 
 use crate::pod::{MARKER, Pod};
+use crate::shell::attempt;
 
 /// Something that runs in a pod's network until its time is over; it ends with this value.
 pub struct Load {
@@ -53,6 +54,12 @@ impl Pod {
 }
 
 impl Load {
+    /// Ends it before its time, as [`Load::finish`] does when that is over.
+    pub fn enough(self) -> (u64, f64) {
+        assert!(attempt("kill", &["-INT", &self.child.id().to_string()]).status.success(), "the load still runs");
+        self.finish()
+    }
+
     /// Waits for its end, which must be a good one: the two numbers that it says.
     pub fn finish(mut self) -> (u64, f64) {
         let (mut text, mut errors) = (String::new(), String::new());

@@ -35,7 +35,8 @@ pub fn pod(namespace: &str, name: &str, node: &str, extra: &str) -> String {
     format!(
         "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: {namespace}}}\n---\n\
          apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
-         spec: {{nodeName: {node}, serviceAccountName: {name}, terminationGracePeriodSeconds: 0, containers: [{{name: main, \
+         spec: {{nodeName: {node}, serviceAccountName: {name}, automountServiceAccountToken: false, \
+         terminationGracePeriodSeconds: 0, containers: [{{name: main, \
          image: 'localhost/pod:1', imagePullPolicy: Never, command: [/bin/sh, -c, '{SERVE}']{extra}}}]}}\n---\n"
     )
 }
@@ -59,11 +60,11 @@ impl Cluster {
     pub fn pod(&self, name: &str) -> Pod {
         let (namespace, short) = name.split_once('/').expect("namespace/name");
         let (facts, _) = eventually(&format!("pod {name} is Ready"), Duration::from_secs(60), || {
-            let output = self.try_kubectl(&["-n", namespace, "get", "pod", short, "-o", "json"]);
+            // one look that lasts costs the machine less than many
+            let wait = ["wait", "--for=condition=Ready", "--timeout=20s", "pod", short, "-o", "json"];
+            let output = self.try_kubectl(&[&["-n", namespace], &wait[..]].concat());
             let facts: Value = serde_json::from_slice(&output.stdout).ok()?;
-            let mut conditions = facts["status"]["conditions"].as_array()?.iter();
-            let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");
-            (ready && facts["metadata"]["deletionTimestamp"].is_null()).then_some(facts)
+            facts["metadata"]["deletionTimestamp"].is_null().then_some(facts)
         });
         let ips = facts["status"]["podIPs"].as_array().expect("a Ready pod has addresses");
         let ips = ips.iter().map(|ip| ip["ip"].as_str().expect("text").parse().expect("an address")).collect();
@@ -87,9 +88,24 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Deletes namespaces with everything in them and waits for it.
+    /// Waits until a node holds attachments of pods that live, and of no other.
+    pub fn await_only_living(&self, node: &str) {
+        eventually(&format!("{node} holds attachments of living pods only"), Duration::from_secs(60), || {
+            let pods = self.json(&["get", "pods", "-A", &format!("--field-selector=spec.nodeName={node}")]);
+            let living = pods["items"].as_array()?.iter().filter(|pod| pod["spec"]["hostNetwork"] != true).count();
+            let held = self.must_on(node, "ls /var/lib/weft/attachments | wc -l");
+            (held.trim().parse() == Ok(living)).then_some(())
+        });
+    }
+
+    /// Deletes namespaces with everything in them. Their pods are deleted when this returns; the rest goes within some seconds, which
+    /// the namespace controller waits on purpose (`namespaceDeletionGracePeriod`): no later case has a namespace of the same name.
     pub fn delete_namespaces(&self, names: &[&str]) {
-        self.kubectl(&[&["delete", "namespace", "--timeout=60s"], names].concat());
+        self.kubectl(&[&["delete", "namespace", "--wait=false"], names].concat());
+        for name in names {
+            // nobody makes another pod in a namespace that ends
+            self.kubectl(&["-n", name, "delete", "pods", "--all", "--force", "--grace-period=0", "--timeout=60s"]);
+        }
     }
 }
 
@@ -137,17 +153,38 @@ impl Pod {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
+    /// Whether the server answers within a second. What is dropped costs all of it, so that [`Pod::get`] is for what must answer.
+    pub fn reaches(&self, to: &str) -> bool {
+        let url = format!("http://{to}/name");
+        self.exec(&["curl", "-sgf", "--noproxy", "*", "-m", "1", &url]).status.success()
+    }
+
     /// Waits until the server answers, or until it does not.
     pub fn gets(&self, to: &str, answers: bool) {
         let what = format!("{} {} {to}", self.name, if answers { "reaches" } else { "is refused by" });
-        eventually(&what, Duration::from_secs(30), || (self.get(to).is_some() == answers).then_some(()));
+        eventually(&what, Duration::from_secs(30), || (self.reaches(to) == answers).then_some(()));
+    }
+
+    /// As [`Pod::gets`] for many at once, each to every address of the server: what is refused takes its time side by side.
+    pub fn all_get(why: &str, pods: &[(&Self, bool)], server: &Self, port: u16, within: Duration) {
+        std::thread::scope(|scope| {
+            for (pod, answers) in pods {
+                for ip in &server.ips {
+                    scope.spawn(move || {
+                        let what = format!("{why}: {} reaches {ip}: {answers}", pod.name);
+                        eventually(&what, within, || (pod.reaches(&at(*ip, port)) == *answers).then_some(()));
+                    });
+                }
+            }
+        });
     }
 
     /// Starts a conversation with a pod's echo server, a marked line every 20 ms, for so many seconds; returns when the first
     /// line has come back.
     pub fn talk(&self, to: IpAddr, seconds: u32) -> Talk {
-        let script = "import socket,sys,time\ns=socket.create_connection((sys.argv[1],9000),10)\ns.settimeout(30)\n\
-                      f=s.makefile('rb')\nend=time.time()+float(sys.argv[2])\nn=0\ngap=0\n\
+        let script = "import signal,socket,sys,time\ns=socket.create_connection((sys.argv[1],9000),10)\ns.settimeout(30)\n\
+                      f=s.makefile('rb')\nend=time.time()+float(sys.argv[2])\n\
+                      def enough(*_):\n global end\n end=0\nsignal.signal(signal.SIGINT,enough)\nn=0\ngap=0\n\
                       while time.time()<end:\n l=b'%s %d\\n'%(sys.argv[3].encode(),n)\n b=time.time()\n s.sendall(l)\n\
                       \x20assert f.readline()==l\n gap=max(gap,time.time()-b)\n n+=1\n if n==1: print('up',flush=True)\n\
                       \x20time.sleep(0.02)\nprint(n,gap)";
@@ -179,6 +216,15 @@ pub struct Talk {
 }
 
 impl Talk {
+    /// Ends it before its time, as [`Talk::finish`] does when that is over.
+    pub fn enough(self) -> (u32, f64) {
+        assert!(
+            attempt("kill", &["-INT", &self.child.id().to_string()]).status.success(),
+            "the conversation still runs"
+        );
+        self.finish()
+    }
+
     /// Waits for its end: not a byte may be lost. How many lines came back, and the longest wait for one in seconds.
     pub fn finish(mut self) -> (u32, f64) {
         let (mut text, mut errors) = (String::new(), String::new());

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::cluster::{Cluster, NODES, ROOT};
 use crate::shell::{eventually, run};
 
@@ -54,19 +56,23 @@ pub fn install(cluster: &Cluster, overlay: &str) -> Duration {
 
 /// Waits until Weft serves on every node.
 pub fn await_ready(cluster: &Cluster) {
-    eventually("Weft is Ready", Duration::from_secs(90), || {
-        let daemons = cluster.json(&["-n", "weft-system", "get", "daemonset", "weft-node"]);
-        let controller = cluster.json(&["-n", "weft-system", "get", "deployment", "weft-controller"]);
-        let ready = daemons["status"]["numberReady"] == NODES.len()
+    // one look at everything, since kubectl costs a good part of a core while it asks
+    let everything = ["daemonset/weft-node", "deployment/weft-controller"].map(str::to_owned);
+    let nodes = NODES.map(|node| format!("meshnode/{node}"));
+    let names: Vec<_> = everything.iter().chain(&nodes).map(String::as_str).collect();
+    eventually("Weft is Ready and every node has joined", Duration::from_secs(90), || {
+        let output = cluster.try_kubectl(&[&["-n", "weft-system", "get", "-o", "json"], &names[..]].concat());
+        let list: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let [daemons, controller, joining @ ..] = list["items"].as_array()?.as_slice() else { return None };
+        let ready = daemons["status"]["observedGeneration"] == daemons["metadata"]["generation"]
+            && daemons["status"]["numberReady"] == NODES.len()
             && daemons["status"]["updatedNumberScheduled"] == NODES.len()
-            && controller["status"]["readyReplicas"] == controller["spec"]["replicas"];
+            && controller["status"]["readyReplicas"] == controller["spec"]["replicas"]
+            && joining.len() == NODES.len()
+            && joining.iter().all(|node| node["status"]["joined"] == true);
+        if !ready {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         ready.then_some(())
     });
-    for node in NODES {
-        eventually(&format!("{node} has joined"), Duration::from_secs(30), || {
-            let path = "jsonpath={.status.joined}";
-            let output = cluster.try_kubectl(&["get", "meshnode", node, "-o", path]);
-            (output.stdout == b"true").then_some(())
-        });
-    }
 }

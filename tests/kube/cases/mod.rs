@@ -2,6 +2,7 @@
 
 mod authorization;
 mod crowd;
+mod elsewhere;
 mod faults;
 mod figures;
 mod gone;
@@ -67,6 +68,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         versions::LONG,
         figures::WITH,
         uninstall::CASES,
+        elsewhere::CASES,
         figures::LAST,
     ]
     .concat()

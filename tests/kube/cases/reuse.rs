@@ -71,7 +71,7 @@ fn an_address_comes_again(cluster: &Cluster) {
 
     // datagrams go on to the address while its pod ends, nobody has it, and another pod gets it
     let capture = cluster.capture();
-    let loads: Vec<_> = b.ips.iter().map(|ip| senders[0].datagrams(*ip, 9999, 15)).collect();
+    let loads: Vec<_> = b.ips.iter().map(|ip| senders[0].datagrams(*ip, 9999, 180)).collect();
     cluster.kubectl(&["-n", "reuse", "delete", "pod", "b", "--grace-period=0", "--force"]);
     let c = cluster.pod("reuse/c");
     assert_eq!(c.ips, b.ips, "the only addresses that were free");
@@ -111,7 +111,7 @@ fn an_address_comes_again(cluster: &Cluster) {
         (known("other") && !known("c")).then_some(())
     });
     for load in loads {
-        load.finish();
+        load.enough();
     }
     assert_eq!(capture.markers(), 0, "clear text while an address changed hands");
     drop(few);

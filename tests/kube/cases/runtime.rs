@@ -129,6 +129,7 @@ fn cnitool_beside_the_runtime(cluster: &Cluster) {
         count.trim().parse::<u32>().expect("a number")
     };
     let (of_tool, of_runtime) = ("grep -c ^cnitool-", "grep -vc ^cnitool-");
+    cluster.await_only_living("n2");
     let before = held(of_runtime);
     assert!(before > 0 && held(of_tool) == 0, "{before} of the runtime");
     // two of another network, and one of the pods' network that the runtime knows nothing of

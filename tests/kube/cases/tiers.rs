@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Case;
 use crate::cluster::Cluster;
-use crate::pod::{Pod, at};
+use crate::pod::Pod;
 use crate::shell::eventually;
 
 /// The cases of this file.
@@ -57,12 +57,7 @@ fn network_policy(ingress: &str) -> String {
 
 /// Waits until each of these reaches the server, or does not, over both families.
 fn expect(why: &str, server: &Pod, pods: [(&Pod, bool); 3], within: Duration) {
-    for (pod, answers) in pods {
-        for ip in &server.ips {
-            let what = format!("{why}: {} reaches {ip}: {answers}", pod.name);
-            eventually(&what, within, || (pod.get(&at(*ip, 8080)).is_some() == answers).then_some(()));
-        }
-    }
+    Pod::all_get(why, &pods, server, 8080, within);
 }
 
 fn tiers_around_network_policy(cluster: &Cluster) {

@@ -35,14 +35,14 @@ fn uninstall_leaves_nothing(cluster: &Cluster) {
     // pods that were made with mesh-cni, and a conversation that goes on
     let pods = cluster.pods("survivors", true, &[("client", "n1"), ("server", "n2")]);
     pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
-    let talks: Vec<_> = pods[1].ips.iter().map(|ip| pods[0].talks(*ip, 5, 20)).collect();
+    let talks: Vec<_> = pods[1].ips.iter().map(|ip| pods[0].talks(*ip, 5, 120)).collect();
     // what the component of the start-up taint adds for the whole cluster
     for file in ["rbac.yaml", "admission.yaml"] {
         cluster.kubectl(&["apply", "-f", &format!("{ROOT}/manifests/components/startup-taint/{file}")]);
     }
     must(cluster, "meshctl", &["uninstall", "--yes"]);
     for talk in talks {
-        let (lines, gap) = talk.finish();
+        let (lines, gap) = talk.enough();
         eprintln!("taken away under traffic: {lines} lines, none lost, longest wait {gap:.2} s");
     }
     for node in NODES {

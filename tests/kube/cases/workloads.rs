@@ -95,7 +95,7 @@ fn rolled_and_drained(cluster: &Cluster) {
 
     let caller = &cluster.pods("shop", true, &[("caller", "n1")])[0];
     let capture = cluster.capture();
-    let loads = [0, 1].map(|index| caller.requests(address(index), 8000, 60));
+    let loads = [0, 1].map(|index| caller.requests(address(index), 8000, 300));
     cluster.kubectl(&["-n", "shop", "rollout", "restart", "deployment/web"]);
     cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
     cluster.kubectl(&["drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s"]);
@@ -108,7 +108,7 @@ fn rolled_and_drained(cluster: &Cluster) {
     cluster.kubectl(&["-n", "shop", "rollout", "restart", "deployment/web"]);
     cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
     for load in loads {
-        let (requests, slowest) = load.finish();
+        let (requests, slowest) = load.enough();
         eprintln!("rolled, drained and rolled: {requests} requests, none lost, the slowest {slowest:.2} s");
     }
     assert_eq!(capture.markers(), 0, "clear text while pods came and went");

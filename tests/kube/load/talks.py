@@ -1,8 +1,10 @@
-"""talks.py HOST COUNT SECONDS MARKER: conversations with an echo server over COUNT connections, a line on each every 200 ms.
+"""talks.py HOST COUNT SECONDS MARKER: conversations with an echo server over COUNT connections, a line on each every 200 ms, until
+SECONDS are over or a SIGINT comes.
 
 Says "up" when every connection has had its first answer. A reset, a lost byte or 30 s without an answer is a failure. At the end:
 number of lines that came back, and the longest wait for one after the first of its connection, in seconds."""
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -35,6 +37,14 @@ selector, talks = selectors.DefaultSelector(), [Talk() for _ in range(count)]
 for talk in talks:
     selector.register(talk.socket, selectors.EVENT_READ, talk)
 end, up = time.time() + seconds, False
+
+
+def enough(*_):
+    global end
+    end = 0.0
+
+
+signal.signal(signal.SIGINT, enough)
 while True:
     for key, _ in selector.select(0.02):
         key.data.hear()
