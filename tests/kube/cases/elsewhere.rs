@@ -24,12 +24,13 @@ const K3S: Folders = ("/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/ranc
 /// Weft's image under another name.
 const IMAGE: &str = "registry.example/weft:1";
 
-/// Puts a node's list and plugins elsewhere and lets its containerd look for them there.
+/// Puts a node's list and plugins elsewhere and lets its containerd look for them there. It ends by itself where the folder that it
+/// watches goes, so the old ones stay until it is another.
 fn put_elsewhere(cluster: &Cluster, node: &str, from: Folders, to: Folders) {
     let ((list, plugins), (to_list, to_plugins)) = (from, to);
     cluster.must_on(
         node,
-        &format!("mkdir -p {to_list} {to_plugins}; mv {list}/* {to_list}/; mv {plugins}/* {to_plugins}/; rmdir {list} {plugins}"),
+        &format!("mkdir -p {to_list} {to_plugins}; cp -a {list}/. {to_list}/; cp -a {plugins}/. {to_plugins}/"),
     );
     let folder = cluster.dir.join(node);
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("the node's folder has it");
@@ -42,6 +43,7 @@ fn put_elsewhere(cluster: &Cluster, node: &str, from: Folders, to: Folders) {
     eventually(&format!("containerd of {node} is back"), Duration::from_secs(30), || {
         (read("containerd.pid") != before && cluster.on_node(node, &[&ctr, "version"]).status.success()).then_some(())
     });
+    cluster.must_on(node, &format!("rm -r {list} {plugins}"));
 }
 
 /// Every file of a node that an installation may change, with its content.
