@@ -12,6 +12,7 @@ use crate::cookie::Cookies;
 use crate::drop::{DropCounters, DropReason};
 use crate::event::{Event, Events, RetireReason};
 use crate::index::{Sessions, Slot};
+use crate::interrupted::Interrupted;
 use crate::key::{LocalConfig, PeerConfig};
 use crate::local::Locals;
 use crate::pair::Pair;
@@ -115,6 +116,8 @@ pub struct Occupancy {
     pub staged: usize,
     /// Initiations by unknown keys, at most 64.
     pub parked: usize,
+    /// Pairs to shake hands with as soon as their names are back, at most 1024.
+    pub interrupted: usize,
 }
 
 /// Everything WireGuard behind one UDP port, without the port.
@@ -135,6 +138,7 @@ pub struct Engine<L, P> {
     held: Waiting<IpAddr>,
     staged: Waiting<Pair>,
     parked: Parked,
+    interrupted: Interrupted<L, P>,
     admission: Admission,
     cookies: Cookies,
     clock: WallClock,
@@ -173,6 +177,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
             held: Waiting::new(HELD),
             staged: Waiting::new(STAGED),
             parked: Parked::default(),
+            interrupted: Interrupted::new(),
             admission: Admission::new(now),
             clock: WallClock::new(wall, now),
             stamps: BTreeMap::new(),
@@ -240,7 +245,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let waiting = self.held.len() + self.staged.len() + self.parked.len();
         let wake = self.wake.filter(|_| waiting > 0);
-        [wake, self.sessions.next_deadline()].into_iter().flatten().min()
+        [wake, self.interrupted.due, self.sessions.next_deadline()].into_iter().flatten().min()
     }
 
     /// Lets time pass: repeats and renews handshakes, ends what is over. Costs nothing for whatever is not due.
@@ -249,6 +254,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
         while self.transmits.has_room() {
             let Some(slot) = self.sessions.pop_due(now) else { break };
             self.wake_session(slot, now);
+        }
+        if self.interrupted.due.is_some_and(|due| due <= now) {
+            self.greet_interrupted(now);
         }
         if self.wake.is_none_or(|wake| now < wake) {
             return;
@@ -289,6 +297,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
             held: self.held.len(),
             staged: self.staged.len(),
             parked: self.parked.len(),
+            interrupted: self.interrupted.len(),
         }
     }
 
@@ -341,6 +350,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
         let over: Vec<Slot> =
             self.sessions.iter().filter(|(_, session)| !self.is_valid(session)).map(|(slot, _)| slot).collect();
         for slot in over {
+            self.note_interrupted(slot, now);
             self.retire(slot, RetireReason::Withdrawn);
         }
         self.locals.forget_gone();
@@ -358,6 +368,7 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
                 self.start_handshakes(pair, now);
             }
         }
+        self.greet_interrupted(now);
     }
 
     fn is_valid(&self, session: &Session) -> bool {

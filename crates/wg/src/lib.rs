@@ -46,6 +46,7 @@ mod event;
 mod gate;
 mod hash;
 mod index;
+mod interrupted;
 mod key;
 mod local;
 mod message;

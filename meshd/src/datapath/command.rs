@@ -94,6 +94,7 @@ impl Snapshot {
             held: a.held + b.held,
             staged: a.staged + b.staged,
             parked: a.parked + b.parked,
+            interrupted: a.interrupted + b.interrupted,
         };
         let has_tun = self.has_tun && other.has_tun;
         Self { sessions: self.sessions, occupancy, has_tun, offloads: self.offloads.least(other.offloads) }

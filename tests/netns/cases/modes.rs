@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use crate::lab::{Lab, MARKER, markers, namespace, peer_authentication, pod};
-use crate::shell::eventually;
+use serde_json::json;
+
+use crate::lab::{Lab, MARKER, ask, markers, namespace, peer_authentication, pod};
+use crate::shell::{eventually, run};
 
 pub const CASES: &[(&str, fn())] = &[
     ("f8_strict_refuses_clear_text_and_says_who_was_refused", strict),
@@ -11,6 +13,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("f10_disable_is_clear_text_and_takes_no_tunnelled_packet", disable),
     ("f11_scopes_and_ports", scopes_and_ports),
     ("f12_f24_labels_enrol_and_release_running_pods", labels),
+    ("a_node_that_missed_a_change_is_heard_again_at_once", missed_a_change),
     ("require_mesh_sends_nothing_outside", require_mesh),
     ("pl_11_mode_stays_when_its_document_or_folder_goes_bad", stays),
     ("kubelet_probes_and_established_flows_under_strict", established_flows),
@@ -174,6 +177,37 @@ fn labels() {
     lab.apply(&namespace("plain", false));
     eventually("both are out again", Duration::from_secs(10), || clear(&lab).then_some(()));
     assert_eq!(lab.pod("plain/server")["pid"], before["pid"]);
+}
+
+/// A server leaves the mesh and comes back while its client's node looks elsewhere: that one keeps a session of which the
+/// server's node knows nothing any more, and by WireGuard's rules would speak into the void for 15 s.
+fn missed_a_change() {
+    let lab = Lab::of_four("nodes: 3");
+    for ip in lab.ips("demo/server") {
+        lab.pings_within("demo/client", ip, SOON);
+    }
+    // a lab that is asked about itself asks every daemon, and one of them will not answer
+    let (socket, folder) = (lab.node("n2")["adminSocket"].as_str().expect("a socket").to_owned(), lab.directory());
+    let enrolled = |wanted: bool| {
+        eventually(&format!("n2 has the server enrolled: {wanted}"), Duration::from_secs(10), || {
+            let status = ask(&socket, &json!({ "verb": "status" }));
+            let row = status["attachments"].as_array()?.iter().find(|row| row["pod"] == "demo/server")?.clone();
+            (row["enrolled"] == wanted && status["peers"]["sessions"] == 0).then_some(())
+        });
+    };
+    let disable = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: server, namespace: demo}\n\
+        spec: {selector: {matchLabels: {app: server}}, mtls: {mode: DISABLE}}\n";
+    let file = format!("{folder}/disable.yaml");
+    let daemon = lab.node("n1")["pid"].to_string();
+    run("kill", &["-STOP", &daemon]);
+    std::fs::write(&file, disable).expect("the directory takes files");
+    enrolled(false);
+    std::fs::remove_file(&file).expect("it was just written");
+    enrolled(true);
+    run("kill", &["-CONT", &daemon]);
+    for ip in lab.ips("demo/server") {
+        lab.pings_within("demo/client", ip, SOON);
+    }
 }
 
 fn require_mesh() {

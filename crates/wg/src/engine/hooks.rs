@@ -31,4 +31,9 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
     pub(crate) fn table_sizes(&self) -> (usize, usize, usize) {
         self.sessions.table_sizes()
     }
+
+    /// Remembers a pair as one whose session ended because a name went.
+    pub(crate) fn interrupt(&mut self, local: L, peer: P, now: Instant) {
+        self.interrupted.push(local, peer, now);
+    }
 }

@@ -12,6 +12,7 @@ use super::Engine;
 use crate::drop::DropReason;
 use crate::hash::scrub_stack;
 use crate::index::Slot;
+use crate::interrupted::{GREETED_AT_ONCE, GREETING_PAUSE};
 use crate::message::{DATA_OVERHEAD, HEADROOM};
 use crate::pair::Pair;
 use crate::session::{Epochs, Session};
@@ -120,6 +121,32 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
             self.start_handshakes(pair, now);
         }
         Ok(())
+    }
+
+    /// Remembers a session that worked and ends because one of its two names goes, as opposed to a key of several.
+    pub(super) fn note_interrupted(&mut self, slot: Slot, now: Instant) {
+        let Some(pair) = self.sessions.get(slot).filter(|s| s.is_established(now)).map(Session::pair) else { return };
+        if !self.has_keys(pair)
+            && let Some((local, peer)) = self.names(pair)
+        {
+            self.interrupted.push(local, peer, now);
+        }
+    }
+
+    /// Shakes hands with those whose names are back, some at a time.
+    pub(super) fn greet_interrupted(&mut self, now: Instant) {
+        self.interrupted.due = None;
+        let mut greeted = 0;
+        for pair in self.interrupted.current(now) {
+            if greeted == GREETED_AT_ONCE {
+                self.interrupted.due = Some(now + GREETING_PAUSE);
+                break;
+            }
+            if self.greet(&pair.0, &pair.1, now).is_ok() {
+                self.interrupted.remove(&pair);
+                greeted += 1;
+            }
+        }
     }
 
     fn route_and_send(&mut self, bytes: &[u8], now: Instant) -> Result<(), DropReason> {

@@ -7,6 +7,7 @@ mod flood;
 mod forge;
 mod fuzz;
 mod held;
+mod interrupted;
 mod lifecycle;
 mod limits;
 mod memory;

@@ -235,6 +235,14 @@ impl World {
         self.collect();
     }
 
+    pub(super) fn remove_local(&mut self, node: Name, local: Name) {
+        let now = self.now;
+        let node = self.node(node);
+        node.locals.remove(local);
+        node.engine.set_locals(node.locals.clone(), now);
+        self.collect();
+    }
+
     pub(super) fn set_peer(&mut self, node: Name, peer: Name, config: PeerConfig) {
         let now = self.now;
         let node = self.node(node);
