@@ -1,6 +1,6 @@
 //! Weft in a real Kubernetes: etcd, API server, controllers, scheduler, and two nodes with containerd, kubelet and kube-proxy.
 //!
-//! `scripts/test kubernetes` runs all; words filter by name. The cluster is made once and the cases take turns on it, in
+//! `scripts/test kubernetes` runs all; words after `--` choose by name. The cluster is made once and the cases take turns on it, in
 //! their order: the last one takes Weft away. It lives in namespaces of its own and ends with this process; what remains in
 //! the control groups is swept. `WEFT_KUBE_KEEP=1` leaves its folder with all logs behind, `WEFT_KUBE_HOLD=1` the whole cluster up
 //! until this process is ended.

@@ -11,7 +11,7 @@ use crate::pod::{MARKER, READY, at, peer_authentication, pod};
 use crate::shell::{eventually, run};
 use crate::weft;
 
-/// It needs another build: `WEFT_KUBE_OLDER=FILE scripts/test kubernetes versions`.
+/// It needs another build: `WEFT_KUBE_OLDER=FILE scripts/test kubernetes -- versions`.
 pub const LONG: &[(&str, Case)] = &[("versions_of_two_builds_take_turns_in_one_cluster", two_builds)];
 
 /// The image that the older program is in.

@@ -150,6 +150,13 @@ impl Router {
         std::fs::write("/proc/sys/net/ipv6/conf/probe0/addr_gen_mode", "1").expect("a setting");
         // probes carry no checksum of their transport
         std::fs::write("/proc/sys/net/netfilter/nf_conntrack_checksum", "0").expect("connections are tracked");
+        // on a slow machine rounds take longer than a connection that never answered may live, 3 s for SCTP's
+        for file in std::fs::read_dir("/proc/sys/net/netfilter").expect("connections are tracked").flatten() {
+            let name = file.file_name().into_string().unwrap_or_default();
+            if name.starts_with("nf_conntrack_") && name.contains("_timeout") {
+                std::fs::write(file.path(), "600").expect("a setting");
+            }
+        }
         run("ip", &["link", "set", "probe0", "up"]);
         run("ip", &["route", "add", "default", "dev", "probe0"]);
         run("ip", &["-6", "route", "add", "default", "dev", "probe0"]);

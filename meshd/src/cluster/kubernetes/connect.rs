@@ -19,7 +19,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(150);
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 /// Between two tries.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
-/// A connection is given up when so much was not answered: what was sent (`TCP_USER_TIMEOUT`), or tries since the last word.
+/// A connection is given up when so much was not answered: what was sent (`TCP_USER_TIMEOUT`), or tries since the last word. What is
+/// sent while it is silent begins that time anew, so that twice as much is the most.
 const GIVE_UP: Duration = Duration::from_secs(30);
 const PROBES: u32 = 3;
 /// Longest wait for the begin of an answer; an API server gives up a request of its own after as much (`--request-timeout`).
