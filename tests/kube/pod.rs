@@ -56,10 +56,11 @@ pub fn peer_authentication(namespace: &str, mode: &str) -> String {
 }
 
 impl Cluster {
-    /// Waits until a pod (`namespace/name`) is Ready.
+    /// Waits until a pod (`namespace/name`) is Ready. After an API server was away that is up to 60 s for the kubelet to hear of it: its
+    /// watches wait for up to 30 s, and as much again by chance (client-go's reflector).
     pub fn pod(&self, name: &str) -> Pod {
         let (namespace, short) = name.split_once('/').expect("namespace/name");
-        let (facts, _) = eventually(&format!("pod {name} is Ready"), Duration::from_secs(60), || {
+        let (facts, _) = eventually(&format!("pod {name} is Ready"), Duration::from_secs(120), || {
             // one look that lasts costs the machine less than many
             let wait = ["wait", "--for=condition=Ready", "--timeout=20s", "pod", short, "-o", "json"];
             let output = self.try_kubectl(&[&["-n", namespace], &wait[..]].concat());
