@@ -153,8 +153,12 @@ fn told_wrongly(cluster: &Cluster) {
         let truth = truth(cluster);
         (said(cluster).0 == truth && bound(cluster) == whose(&truth)).then_some(())
     });
+    // two nodes, or one where both are
+    let controllers = ["-n", "weft-system", "get", "pods", "-l", "app.kubernetes.io/name=weft-controller"];
     eventually("both controllers ask through the proxy", Duration::from_secs(30), || {
-        (proxy.peers().len() == NODES.len()).then_some(())
+        let pods = items(&cluster.json(&controllers));
+        let nodes: BTreeSet<_> = pods.iter().map(|pod| text(&pod["status"]["hostIP"])).collect();
+        (pods.len() == 2 && BTreeSet::from_iter(proxy.peers()) == nodes).then_some(())
     });
     for (round, (fault, within)) in FAULTS.into_iter().enumerate() {
         suffers(cluster, &proxy, fault, within, round);
