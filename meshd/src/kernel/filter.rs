@@ -4,11 +4,11 @@
 //! their order are explained in `docs/packet-path.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use plan::Filter;
 
+use super::nft::line;
 use super::standing::BY_FILTER;
 use super::{MARK_MASK, MARK_MEMBER, MARK_ORIGINS, MARK_OUTER, flows, pin};
 
@@ -171,12 +171,6 @@ pub(super) fn difference(from: &Filter, to: &Filter) -> String {
 /// Removes everything of ours.
 pub(super) fn nothing() -> String {
     ["inet weft", "netdev weft"].map(|table| format!("add table {table}\ndelete table {table}\n")).concat()
-}
-
-pub(super) fn line(script: &mut String, text: std::fmt::Arguments<'_>) {
-    // writing to a String cannot fail
-    let _written = script.write_fmt(text);
-    script.push('\n');
 }
 
 fn counters(script: &mut String, names: &[&str], counts: &Counts) {

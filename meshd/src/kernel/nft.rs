@@ -1,5 +1,6 @@
 //! Running `nft`: one script is one transaction.
 
+use std::fmt::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -37,4 +38,11 @@ pub(super) async fn run(arguments: &[&str], input: &str) -> anyhow::Result<Strin
         bail!("nft refused: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Appends a line to a script.
+pub(super) fn line(script: &mut String, text: std::fmt::Arguments<'_>) {
+    // writing to a String cannot fail
+    let _written = script.write_fmt(text);
+    script.push('\n');
 }

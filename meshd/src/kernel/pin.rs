@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use plan::Pin;
 
-use super::filter::line;
+use super::nft::line;
 use super::{MARK_MASK, MARK_MEMBER, MARK_OUTSIDER};
 
 /// Removes a link's pin, whether it is there or not.

@@ -5,6 +5,7 @@ mod cache;
 mod conformance_tests;
 mod connect;
 mod events;
+mod follow;
 mod gather;
 mod judge;
 mod keep;
@@ -73,7 +74,7 @@ impl Server {
 
     /// Watches every kind that Weft reads; with a file, what is known is kept there.
     pub(crate) fn watch(&self, file: Option<ViewFile>) -> Source {
-        watch::watch(&self.client, file)
+        follow::watch(&self.client, file)
     }
 
     /// Begins to write as `writer`.

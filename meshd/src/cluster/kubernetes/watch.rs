@@ -1,35 +1,28 @@
-//! One watch per kind, resumed from where it was; a full list only at the start and when the server has forgotten.
+//! The watch of one kind, resumed from where it was; a full list only at the start and when the server has forgotten.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
+use kube::Api;
 use kube::runtime::watcher;
-use kube::{Api, Client};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::{Event, Refusals, Source, convert};
-use super::cache::{self, ViewFile};
+use super::super::convert;
+use super::cache;
 use super::connect::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
-use super::gather::{Gather, Heard, Told};
+use super::gather::{Heard, Told};
 use super::judge;
-use super::keeper::Keeper;
-use super::object::{KindName, Raw, WATCHED};
-use super::optional::{Optional, Served};
+use super::object::{KindName, Raw};
 
-/// Events that wait for the consumer; beyond it the watches wait.
-const EVENTS_MAX: usize = 1_024;
 /// Objects per page of a list: a page of large pods is about 5 MiB while it is read.
 const PAGE: u32 = 250;
 
-/// How often is looked after the file of the last known view.
-const ROUND: Duration = Duration::from_millis(500);
 /// First wait after a failure; each further one is twice as long.
 const WAIT_MIN: Duration = Duration::from_millis(250);
 /// Longest wait: a node that heard nothing for long is up to date this soon after the server is back.
-const WAIT_MAX: Duration = Duration::from_secs(4);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(4);
 /// The same for a kind that may never be installed, and how often one that is missing is looked for.
 pub(super) const OPTIONAL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A list of which so long nothing came is asked for again: what holds the connection answers no more. An API server gives up
@@ -37,57 +30,6 @@ pub(super) const OPTIONAL_WAIT_MAX: Duration = Duration::from_secs(30);
 const LIST_SILENCE: Duration = Duration::from_secs(30);
 /// A watch that was asked for again after a failure, and has not failed for so long, stands: nothing is said of one that begins.
 const SETTLED: Duration = CONNECT_TIMEOUT.saturating_add(ANSWER_TIMEOUT);
-
-/// Watches every kind; a node keeps what it knows in a file, and starts from that while the server does not answer.
-pub(super) fn watch(client: &Client, file: Option<ViewFile>) -> Source {
-    let (send, events) = mpsc::channel(EVENTS_MAX);
-    let refusals = Refusals::default();
-    tokio::spawn(follow(client.clone(), send, refusals.clone(), file));
-    Source { events, refusals }
-}
-
-async fn follow(client: Client, events: mpsc::Sender<Event>, refusals: Refusals, file: Option<ViewFile>) {
-    let mut gather = Gather::new(WATCHED.iter().map(|kind| format!("{} of {}", kind.plural, group(kind))));
-    let is_kept = file.is_some();
-    let served = Served::new(&client);
-    let streams =
-        WATCHED.iter().enumerate().map(|(number, kind)| one_kind(&client, &served, number, *kind, is_kept).boxed());
-    let mut heard = futures::stream::select_all(streams);
-    let mut keeper = Keeper::new(file);
-    let mut round = tokio::time::interval(ROUND);
-    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut shown = Vec::new();
-    loop {
-        let out = tokio::select! {
-            next = heard.next() => {
-                let Some((number, mut heard)) = next else { return };
-                if gather.is_stale(number, &heard) {
-                    continue;
-                }
-                keeper.note(&mut heard);
-                let out = gather.handle(number, heard);
-                keeper.follow(&out, gather.is_current()).await;
-                out
-            }
-            _ = round.tick(), if is_kept => keeper.go_round(&mut gather).await,
-            () = events.closed() => return,
-        };
-        for event in out {
-            if events.send(event).await.is_err() {
-                return;
-            }
-        }
-        let mut now = gather.refusals();
-        now.extend(keeper.refusal());
-        if now != shown {
-            for refusal in now.iter().filter(|refusal| !shown.contains(refusal)) {
-                tracing::warn!(%refusal, "Not used; what was known before stays");
-            }
-            refusals.replace(now.clone());
-            shown = now;
-        }
-    }
-}
 
 /// Waits between tries: doubled up to a limit, and spread, so that many nodes do not come back as one.
 struct Patience {
@@ -120,10 +62,6 @@ impl Patience {
 pub(super) fn spread(wait: Duration) -> Duration {
     let dice = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1_000;
     wait / 2 + wait * dice / 2_000
-}
-
-fn group(kind: &KindName) -> &'static str {
-    if kind.group.is_empty() { "Kubernetes" } else { kind.group }
 }
 
 /// The watch of one kind.
@@ -205,23 +143,7 @@ fn is_forgotten_at_start(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
-fn one_kind(
-    client: &Client,
-    served: &Served,
-    number: usize,
-    kind: KindName,
-    is_kept: bool,
-) -> impl Stream<Item = (usize, Heard)> + use<> {
-    let said = if kind.optional {
-        futures::stream::unfold(Optional::new(kind, served), Optional::next).left_stream()
-    } else {
-        let api: Api<Raw> = Api::all_with(client.clone(), &kind.resource());
-        futures::stream::unfold(Watch::new(api, WAIT_MAX), Watch::next).right_stream()
-    };
-    said.flat_map(move |said| futures::stream::iter(hear(&kind, said, is_kept)).map(move |heard| (number, heard)))
-}
-
-fn hear(kind: &KindName, said: Said, is_kept: bool) -> Vec<Heard> {
+pub(super) fn hear(kind: &KindName, said: Said, is_kept: bool) -> Vec<Heard> {
     let event = match said {
         Said::Result(event) => event,
         Said::Stands => return vec![Heard::Stands],

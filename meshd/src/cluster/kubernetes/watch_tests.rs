@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use kube::Config;
+use kube::{Client, Config};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::super::gather::Gather;
+use super::super::object::WATCHED;
 use super::*;
 
 #[test]
