@@ -20,6 +20,8 @@ pub(crate) struct Status {
     pub(crate) trust_domain: String,
     /// Seconds since the daemon started.
     pub(crate) uptime_s: u64,
+    /// How the runtime comes to call mesh-cni; none where meshd does not install it.
+    pub(crate) chain: Option<Chain>,
     /// The workloads attached here.
     pub(crate) attachments: Vec<Attachment>,
     /// How many remote identities are known, and how many have a session.
@@ -42,6 +44,29 @@ pub(crate) struct Status {
     pub(crate) policy_denied_by_reason: BTreeMap<String, u64>,
     /// Flows that policies refused lately, the newest first.
     pub(crate) policy_denied: Vec<RefusedFlow>,
+}
+
+/// Where mesh-cni stands in the runtime's network list (decision 0025).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Chain {
+    /// The list's path, as meshd sees it.
+    pub(crate) list: Option<String>,
+    /// Whether the runtime reads the file beside it: `read`, `declared`, `unread`, `unknown` until a pod starts, `lost`, `none`.
+    pub(crate) beside: String,
+}
+
+impl Chain {
+    /// Why a list that somebody rewrites would be without mesh-cni until the daemon puts it back; none where it would not, or
+    /// where that is not known yet.
+    pub(crate) fn gap(&self) -> Option<&'static str> {
+        match self.beside.as_str() {
+            "unread" => Some("the runtime reads no files beside it (libcni before 1.3)"),
+            "lost" => Some("somebody keeps taking the file beside it away"),
+            "none" => Some("it says that it takes no files from beside it"),
+            _ => None,
+        }
+    }
 }
 
 /// Traffic of one source to one port that a policy refused.

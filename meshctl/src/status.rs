@@ -87,6 +87,15 @@ fn text(status: &Status) -> String {
     for pod in &status.outside {
         add(&mut text, &format!("\n  {}: {}: {}", screen::bad("outside the mesh"), pod.pod, pod.reason));
     }
+    if let Some((chain, gap)) = status.chain.as_ref().and_then(|chain| Some((chain, chain.gap()?))) {
+        let list = chain.list.as_deref().unwrap_or_default();
+        add(
+            &mut text,
+            &format!(
+                "\n  mesh-cni stands in {list} alone: {gap}; what follows is in docs/decisions/0025-a-spare-entry-beside-the-list.md"
+            ),
+        );
+    }
     for refusal in &status.refusals {
         let line = if refusal.line == 0 { String::new() } else { format!(":{}", refusal.line) };
         add(&mut text, &format!("\n  {}: {}{line}: {}", screen::bad("not used"), refusal.file, refusal.reason));

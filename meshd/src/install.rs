@@ -1,13 +1,16 @@
 //! Puts the CNI plugin and its entry in the network list in place, keeps them there, and takes them back.
 //!
-//! A list that says that it takes files from beside it gets one of ours there, and stays as it is. Otherwise the entry goes behind the other plugins of the list that the runtime reads: the first file of the folder by name, as
-//! libcni does. The list as it was is kept in the state folder (`cni-original`), so that it comes back byte for byte.
+//! A list that says that it takes files from beside it gets one of ours there, and stays as it is. Otherwise the entry goes behind
+//! the other plugins of the list that the runtime reads (the first file of the folder by name, as libcni does), and a spare one
+//! beside it. The list as it was is kept in the state folder (`cni-original`), so that it comes back byte for byte.
 
+mod canary;
 mod drop_in;
+mod fight;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use cni::conf::{SOCKET_DEFAULT, TOMBSTONES_DEFAULT};
@@ -15,17 +18,15 @@ use cni::conflist::{insert_plugin, remove_plugin};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use self::canary::Canary;
+use self::drop_in::Rung;
+use self::fight::Fight;
 use crate::store::{atomic_write, remove_durably};
 
 /// The plugin's `type`, which is the name of its file.
 const PLUGIN: &str = "mesh-cni";
 /// A list over this is not touched.
 const LIST_BYTES_MAX: u64 = 1 << 20;
-/// So many restorations within [`LOOP_WINDOW`] mean that somebody else keeps taking us out.
-const LOOP_COUNT: usize = 5;
-/// The time in which restorations are counted, and the pause between them once there are too many.
-const LOOP_WINDOW: Duration = Duration::from_secs(60);
-
 /// Where things go.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
@@ -53,16 +54,22 @@ struct Original {
 pub(crate) struct Install {
     places: Places,
     copied: Option<(u64, SystemTime)>,
-    restored: Vec<Instant>,
-    was_in_place: bool,
+    /// Over the entry in the list, or the file that stands for it.
+    entry: Fight,
+    /// Over the spare entry.
+    spare: Fight,
+    is_spare_lost: bool,
+    canary: Canary,
+    list: Option<PathBuf>,
 }
 
 impl Install {
     pub(crate) fn new(places: Places) -> Self {
-        Self { places, copied: None, restored: Vec::new(), was_in_place: false }
+        let (entry, spare) = (Fight::default(), Fight::default());
+        Self { places, copied: None, entry, spare, is_spare_lost: false, canary: Canary::default(), list: None }
     }
 
-    /// Puts what is missing in place: the plugin first, then the entry that names it.
+    /// Puts what is missing in place: the plugin first, then the entries that name it.
     ///
     /// # Errors
     /// No list is there yet, it cannot be edited, or somebody keeps taking the entry out; each with what to do.
@@ -70,39 +77,104 @@ impl Install {
         self.ensure_plugin()?;
         let path = self.places.list()?;
         let text = read_list(&path)?;
-        if let Some(place) = drop_in::place(&path, &text) {
-            if drop_in::put(&place, &self.places.entry())? {
-                tracing::info!(file = %place.display(), "mesh-cni is chained by a file of its own");
+        let rung = Rung::of(&path, &text);
+        // one of an older list's name, or that this list would not take
+        drop_in::remove(&self.places.conf_dir, rung.place())?;
+        let file = rung.text(&self.places.entry())?;
+        match &rung {
+            Rung::Beside(place) => self.ensure_beside(place, &file)?,
+            // the spare one first: where both are read, a pod that starts in between is brought by it
+            Rung::Both(place) => {
+                self.ensure_spare(place, &file)?;
+                self.ensure_in_list(&path, text)?;
             }
-            return Ok(());
+            Rung::List => self.ensure_in_list(&path, text)?,
         }
-        // never both: the plugin would be called twice
-        drop_in::remove(&self.places.conf_dir)?;
+        self.entry.in_place();
+        self.list = Some(path);
+        Ok(())
+    }
+
+    fn ensure_in_list(&mut self, path: &Path, text: String) -> anyhow::Result<()> {
         let after = insert_plugin(&text, &self.places.entry())
             .with_context(|| format!("mesh-cni cannot be chained in {}", path.display()))?;
         if after == text {
-            self.was_in_place = true;
             return Ok(());
         }
-        let now = Instant::now();
-        if self.was_in_place {
-            self.restored.retain(|at| now.duration_since(*at) < LOOP_WINDOW);
-            if self.restored.len() >= LOOP_COUNT {
-                bail!(
-                    "another agent keeps taking mesh-cni out of {}: new pods start without the mesh until it stops",
-                    path.display()
-                );
+        match self.entry.handle_missing(Instant::now()) {
+            None => bail!(
+                "another agent keeps taking mesh-cni out of {}: new pods start without the mesh until it stops",
+                path.display()
+            ),
+            Some(true) => {
+                tracing::warn!(file = %path.display(), "Somebody rewrote the network list: mesh-cni is put back in");
             }
-            self.restored.push(now);
-            tracing::warn!(file = %path.display(), "Somebody rewrote the network list: mesh-cni is put back in");
+            Some(false) => {}
         }
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let original = Original { file, before: text, after: after.clone() };
         atomic_write(&self.places.original(), serde_json::to_string(&original)?.as_bytes(), 0o600)?;
-        atomic_write(&path, after.as_bytes(), mode_of(&path))?;
-        self.was_in_place = true;
+        atomic_write(path, after.as_bytes(), mode_of(path))?;
         tracing::info!(file = %path.display(), "mesh-cni is chained");
         Ok(())
+    }
+
+    fn ensure_beside(&mut self, place: &Path, file: &str) -> anyhow::Result<()> {
+        if drop_in::is_there(place, file) {
+            return Ok(());
+        }
+        if self.entry.handle_missing(Instant::now()).is_none() {
+            bail!(
+                "another agent keeps taking {} away: new pods start without the mesh until it stops",
+                place.display()
+            );
+        }
+        drop_in::put(place, file)?;
+        tracing::info!(file = %place.display(), "mesh-cni is chained by a file of its own");
+        Ok(())
+    }
+
+    /// Who takes the spare entry away again and again has it: the one in the list is there.
+    fn ensure_spare(&mut self, place: &Path, file: &str) -> anyhow::Result<()> {
+        let now = Instant::now();
+        if !drop_in::is_there(place, file) {
+            if self.spare.handle_missing(now).is_none() {
+                if !self.is_spare_lost {
+                    tracing::warn!(file = %place.display(), "Another agent keeps taking mesh-cni's spare entry away: it is left out");
+                }
+                self.is_spare_lost = true;
+                return Ok(());
+            }
+            drop_in::put(place, file)?;
+            self.canary.handle_put(now);
+            tracing::info!(file = %place.display(), "mesh-cni has a spare entry beside the network list");
+        } else if !self.spare.is_in_place() {
+            // of a daemon before this one
+            self.canary.handle_put(now);
+        }
+        self.is_spare_lost = false;
+        self.spare.in_place();
+        Ok(())
+    }
+
+    /// The runtime has called mesh-cni for a pod: by the spare entry, or by the other.
+    pub(crate) fn handle_add(&mut self, is_spare: bool) {
+        self.canary.handle_add(is_spare, Instant::now());
+    }
+
+    /// What `meshctl status` says of the chain: the list, and whether the runtime reads what stands beside it.
+    pub(crate) fn report(&self) -> Value {
+        let beside = match self.list.as_deref().map(|list| Rung::of(list, &read_list(list).unwrap_or_default())) {
+            None | Some(Rung::List) => "none",
+            Some(Rung::Beside(_)) => "declared",
+            Some(Rung::Both(_)) if self.is_spare_lost => "lost",
+            Some(Rung::Both(_)) => match self.canary.is_read(Instant::now()) {
+                Some(true) => "read",
+                Some(false) => "unread",
+                None => "unknown",
+            },
+        };
+        json!({"list": self.list, "beside": beside})
     }
 
     fn ensure_plugin(&mut self) -> anyhow::Result<()> {
@@ -145,7 +217,7 @@ impl Places {
                 atomic_write(&path, before.as_bytes(), mode_of(&path))?;
             }
         }
-        drop_in::remove(&self.conf_dir)?;
+        drop_in::remove(&self.conf_dir, None)?;
         remove_durably(&self.original())?;
         let left = forget_us(cache);
         if left.is_empty() {

@@ -1,5 +1,6 @@
 //! The installation in a folder of its own.
 
+use super::fight::LOOP_COUNT;
 use super::*;
 
 const LIST: &str = "{ \"cniVersion\": \"1.0.0\",\n  \"name\": \"pods\", \"plugins\": [ {\"type\":\"ptp\"} ] }\n";
@@ -56,9 +57,47 @@ fn the_entry_goes_behind_the_others_of_the_first_list_and_the_list_comes_back_by
     assert_eq!(list["plugins"][0]["type"], "ptp");
     assert_eq!(node.list("20-other.conflist"), LIST);
     assert_eq!(fs::read(node.places.bin_dir.join("mesh-cni")).unwrap(), b"the plugin");
+    let spare = drop_in(&node).unwrap();
+    assert_eq!((&spare["type"], &spare["spare"]), (&json!("mesh-cni"), &json!(true)), "for runtimes that read both");
+    assert!(list["plugins"][1].get("spare").is_none());
     assert!(node.places.remove(Path::new("/nowhere")).unwrap().is_empty());
     assert_eq!(node.list("10-pods.conflist"), LIST);
-    assert!(!node.places.bin_dir.join("mesh-cni").exists());
+    assert!(!node.places.bin_dir.join("mesh-cni").exists() && !node.places.conf_dir.join("pods").exists());
+}
+
+#[test]
+fn the_spare_entry_stays_where_the_list_is_rewritten_and_follows_the_lists_name() {
+    let node = Node::new(&[("10-pods.conflist", LIST)]);
+    let mut install = Install::new(node.places.clone());
+    install.ensure().unwrap();
+    fs::write(node.places.conf_dir.join("10-pods.conflist"), LIST).unwrap();
+    assert_eq!(drop_in(&node).unwrap()["spare"], true, "nobody who writes the list touches it");
+    fs::write(node.places.conf_dir.join("10-pods.conflist"), LIST.replace("\"pods\"", "\"new\"")).unwrap();
+    install.ensure().unwrap();
+    assert!(!node.places.conf_dir.join("pods").exists() && node.places.conf_dir.join("new/50-mesh-cni.conf").exists());
+    assert!(node.list("10-pods.conflist").contains("mesh-cni"));
+    assert_eq!(install.report()["beside"], "unknown");
+}
+
+#[test]
+fn a_file_that_somebody_keeps_taking_away_is_fought_for_only_so_long() {
+    for (list, is_spare) in [(LIST, true), (OPEN, false)] {
+        let node = Node::new(&[("10-pods.conflist", list)]);
+        let mut install = Install::new(node.places.clone());
+        install.ensure().unwrap();
+        let take = || fs::remove_dir_all(node.places.conf_dir.join("pods")).unwrap();
+        for _ in 0..LOOP_COUNT {
+            take();
+            install.ensure().unwrap();
+            assert!(drop_in(&node).is_some());
+        }
+        take();
+        // the entry in the list does what the spare one would; where there is none, that is trouble
+        let outcome = install.ensure();
+        assert_eq!(outcome.is_ok(), is_spare, "{outcome:?}");
+        assert!(drop_in(&node).is_none());
+        assert_eq!(install.report()["beside"], if is_spare { "lost" } else { "declared" });
+    }
 }
 
 #[test]
@@ -155,29 +194,31 @@ fn a_folder_with_files_of_others_stays_and_a_list_that_stops_taking_files_is_edi
     fs::write(node.places.conf_dir.join("pods/10-other.conf"), "{\"type\":\"tuning\"}").unwrap();
     fs::write(node.places.conf_dir.join("10-pods.conflist"), LIST).unwrap();
     install.ensure().unwrap();
-    assert!(drop_in(&node).is_none(), "both would call the plugin twice");
+    assert_eq!(drop_in(&node).unwrap()["spare"], true, "it does not refuse what the other entry has done");
     assert!(node.list("10-pods.conflist").contains("mesh-cni"));
     assert!(node.places.conf_dir.join("pods/10-other.conf").exists());
 }
 
 #[test]
-fn lists_that_do_not_say_so_or_have_no_good_name_take_no_files() {
+fn a_list_takes_files_alone_or_as_a_spare_or_not_by_what_it_says_and_its_name() {
     let list = |more: &str| format!("{{\"cniVersion\":\"1.1.0\",{more},\"plugins\":[{{\"type\":\"ptp\"}}]}}");
     let path = Path::new("/etc/cni/net.d/10-pods.conflist");
-    let name = "\"name\":\"pods\"";
-    let declared = "\"loadOnlyInlinedPlugins\"";
+    let rung = |text: &str| Rung::of(path, text);
+    let place = || PathBuf::from("/etc/cni/net.d/pods/50-mesh-cni.conf");
+    let (name, declared) = ("\"name\":\"pods\"", "\"loadOnlyInlinedPlugins\"");
     for more in [
-        name.to_owned(),
         format!("{name},{declared}:true"),
         format!("{name},{declared}:1"),
         format!("{declared}:false"),
         format!("\"name\":\"..\",{declared}:false"),
-        format!("\"name\":\"a/b\",{declared}:false"),
+        "\"name\":\"a/b\"".to_owned(),
     ] {
-        assert_eq!(drop_in::place(path, &list(&more)), None, "{more}");
+        assert_eq!(rung(&list(&more)), Rung::List, "{more}");
     }
-    let ours = list(&format!("{name},{declared}:false")).replace("ptp", "mesh-cni");
-    assert_eq!(drop_in::place(path, &ours), None, "it is chained already");
-    let place = drop_in::place(path, &list(&format!("{name},{declared}:\"false\"")));
-    assert_eq!(place.as_deref(), Some(Path::new("/etc/cni/net.d/pods/50-mesh-cni.conf")));
+    assert_eq!(rung("{\"name\":\"pods\",\"type\":\"ptp\"}"), Rung::List, "no list");
+    assert_eq!(rung(&list(name)), Rung::Both(place()));
+    let open = list(&format!("{name},{declared}:false"));
+    assert_eq!(rung(&open.replace("ptp", "mesh-cni")), Rung::Both(place()), "it is chained already");
+    assert_eq!(rung(&open), Rung::Beside(place()));
+    assert_eq!(rung(&list(&format!("{name},{declared}:\"false\""))), Rung::Beside(place()));
 }

@@ -36,6 +36,9 @@ pub struct Conf {
     /// `timeoutSeconds`: how long an ADD may take, all in all. 1 to 60 s, default 10 s. Too short, and a busy node's
     /// ADDs fail with code 11; too long, and a dead daemon holds up the runtime.
     pub timeout: Duration,
+    /// `spare`: whether this entry stands beside another one of ours, so that the runtime calls us twice where both are read, and
+    /// once where one is lost. An ADD that the other entry has brought is passed through. Default false.
+    pub spare: bool,
     /// The whole document, save `prevResult`.
     pub fields: Map<String, Value>,
 }
@@ -83,7 +86,12 @@ impl Conf {
                 Duration::from_secs(seconds)
             }
         };
-        Ok((Self { version, name, socket, tombstones, timeout, fields }, previous))
+        let spare = match fields.get("spare") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(said)) => *said,
+            Some(_) => return Err(wrong(&fields, "spare", "true or false")),
+        };
+        Ok((Self { version, name, socket, tombstones, timeout, spare, fields }, previous))
     }
 }
 
@@ -145,7 +153,9 @@ mod tests {
         let (conf, previous) = read(json!({ "cniVersion": "1.1.0", "name": "net", "type": "mesh-cni" })).unwrap();
         assert_eq!(conf.socket.to_str(), Some(SOCKET_DEFAULT));
         assert_eq!(conf.tombstones.to_str(), Some(TOMBSTONES_DEFAULT));
-        assert_eq!((conf.timeout, previous), (TIMEOUT_DEFAULT, None));
+        assert_eq!((conf.timeout, conf.spare, previous), (TIMEOUT_DEFAULT, false, None));
+        let spare = json!({ "cniVersion": "1.1.0", "name": "net", "type": "mesh-cni", "spare": true });
+        assert!(read(spare).unwrap().0.spare);
     }
 
     #[test]
@@ -199,6 +209,10 @@ mod tests {
             (
                 json!({ "cniVersion": "1.1.0", "name": "n", "timeoutSeconds": "10" }),
                 "timeoutSeconds is \"10\": a whole number from 1 to 60 is expected",
+            ),
+            (
+                json!({ "cniVersion": "1.1.0", "name": "n", "spare": "yes" }),
+                "spare is \"yes\": true or false is expected",
             ),
         ];
         for (document, message) in cases {

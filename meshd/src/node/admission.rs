@@ -61,6 +61,8 @@ pub(super) struct WaitingAdd {
     reply: oneshot::Sender<Vec<u8>>,
     until: Instant,
     attached: bool,
+    /// By libcni's notes, and not by the runtime.
+    is_adopted: bool,
 }
 
 impl Node {
@@ -72,7 +74,7 @@ impl Node {
         };
         let done = Answer::Done { result: None };
         let outcome = match &question.call {
-            Call::Add { .. } => return self.take_add(question, asked.reply).await,
+            Call::Add { .. } => return self.take_add(question, asked.reply, false).await,
             Call::Del { attachment, .. } => {
                 let attachment = attachment.clone();
                 self.detach(&attachment).map(|()| done)
@@ -91,7 +93,7 @@ impl Node {
         answer(asked.reply, &outcome.unwrap_or_else(Answer::Refused));
     }
 
-    async fn take_add(&mut self, question: Question, reply: oneshot::Sender<Vec<u8>>) {
+    pub(super) async fn take_add(&mut self, question: Question, reply: oneshot::Sender<Vec<u8>>, is_adopted: bool) {
         if self.waiting.len() >= WAITING_MAX {
             let error = CniError::new(
                 Code::TRY_AGAIN_LATER,
@@ -101,7 +103,7 @@ impl Node {
             return answer(reply, &Answer::Refused(error));
         }
         let until = Instant::now() + MANIFEST_PATIENCE;
-        let mut add = WaitingAdd { question, reply, until, attached: false };
+        let mut add = WaitingAdd { question, reply, until, attached: false, is_adopted };
         match self.try_attach(&mut add).await {
             Ok(()) => self.waiting.push(add),
             Err(error) => answer(add.reply, &Answer::Refused(error)),
@@ -111,7 +113,12 @@ impl Node {
     /// Attaches if the pod's manifest is at hand; else leaves the ADD waiting.
     async fn try_attach(&mut self, add: &mut WaitingAdd) -> Result<(), CniError> {
         let Call::Add { attachment, netns, previous } = &add.question.call else { return Ok(()) };
-        if self.attachments.record(attachment.container_id(), attachment.ifname()).is_some() {
+        if let Some(held) = self.attachments.record(attachment.container_id(), attachment.ifname()) {
+            // the entry in the list has brought it a moment ago, and this is the spare one beside it
+            if add.question.conf.spare && held.netns == *netns {
+                add.attached = true;
+                return Ok(());
+            }
             return Err(CniError::new(
                 Code::ALREADY_ATTACHED,
                 format!("{attachment} is attached already"),
@@ -188,7 +195,12 @@ impl Node {
             let link = self.attachments.record(attachment.container_id(), attachment.ifname()).map(|a| a.link.clone());
             let in_place = link.is_some_and(|link| self.kernel.holds_pin(&link));
             match self.trouble.get("kernel") {
-                None if in_place => answer(add.reply, &Answer::Done { result: None }),
+                None if in_place => {
+                    if let Some(install) = self.install.as_mut().filter(|_| !add.is_adopted) {
+                        install.handle_add(add.question.conf.spare);
+                    }
+                    answer(add.reply, &Answer::Done { result: None });
+                }
                 trouble => {
                     let why = trouble.cloned().unwrap_or_else(|| "the pod's host-side link is gone".to_owned());
                     let error =

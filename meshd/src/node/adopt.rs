@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cni::request::Question;
 use plan::view::Pod;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,7 +22,6 @@ use tokio::sync::oneshot;
 
 use super::Node;
 use super::admission::is_member;
-use crate::line_socket::Asked;
 
 /// How long a running pod may be without attachment before it is adopted: its ADD or DEL is on the way in the meantime.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -135,9 +135,17 @@ impl Node {
                 continue;
             };
             tracing::info!(pod = stray.name, "A pod that mesh-cni was not called for is attached");
-            let (reply, answer) = oneshot::channel();
-            stray.answer = Some(answer);
-            self.take_cni(Asked { line: note.line(), reply }).await;
+            match Question::decode(&note.line()) {
+                Ok(question) => {
+                    let (reply, answer) = oneshot::channel();
+                    stray.answer = Some(answer);
+                    self.take_add(question, reply, true).await;
+                }
+                Err(error) => {
+                    stray.tell(format!("libcni's note of it cannot be used: {error}"));
+                    continue;
+                }
+            }
             // it was reachable in clear text until now: in after its senders (decision 0008)
             self.patient.insert((note.container_id.clone(), note.if_name.clone()), true);
         }
@@ -236,7 +244,7 @@ mod tests {
         assert!(note_of(&notes, &pod("u2", "10.1.0.2")).is_none());
         assert!(note_of(&notes, &pod("u1", "10.1.0.3")).is_none());
         let found = note_of(&notes, &pod("u1", "10.1.0.2")).unwrap();
-        let question = cni::request::Question::decode(&found.line()).unwrap();
+        let question = Question::decode(&found.line()).unwrap();
         assert_eq!(question.attachment().unwrap().container_id(), "c0ffee");
         assert_eq!(question.args.pod().unwrap().uid, Some("u1"));
         assert_eq!(question.conf.name, "pods", "a GC of its network is about it");

@@ -63,6 +63,7 @@ impl Node {
             "uptime_s": self.started.elapsed().as_secs(),
             "underlay": {"link": self.underlay.link, "addresses": self.underlay.addresses, "mesh_mtu": self.underlay.mesh_mtu},
             "observed_revision": self.observed_revision,
+            "chain": self.install.as_ref().map(crate::install::Install::report),
             "attachments": self.attachment_rows(),
             "outside": self.outside.rows(),
             "peers": {"known": peers.filter(|p| !p.keys.is_empty()).count(), "sessions": sessions},

@@ -1,4 +1,5 @@
-//! Start order: an API server that a node reaches through the mesh only, and an agent that does not stop rewriting the network list.
+//! Start order: an API server that a node reaches through the mesh only, an agent that writes the network list anew before the daemon
+//! runs, and one that does not stop.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::weft;
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] = &[
     ("an_api_server_behind_the_mesh_is_reached_by_a_daemon_that_restarts", api_server_behind_the_mesh),
+    ("pl_04_cn_20_a_list_rewritten_before_the_daemon_runs_lets_no_pod_past", a_list_rewritten_early),
     ("cn_20_an_agent_that_keeps_rewriting_the_list_is_told_of_once", an_agent_that_keeps_rewriting),
 ];
 
@@ -83,29 +85,85 @@ fn api_server_behind_the_mesh(cluster: &Cluster) {
     cluster.delete_namespaces(&["behind", "behind-plain"]);
 }
 
+/// The primary's list.
+const LIST: &str = "/etc/cni/net.d/10-pods.conflist";
+/// Its agent writes it again, whole.
+const REWRITE: &str = "L=/etc/cni/net.d/10-pods.conflist; python3 -c \"import json,sys; open(sys.argv[1],'w').write(\
+                       json.load(open('/var/lib/weft/cni-original'))['before'])\" $L.new && mv $L.new $L";
+
+fn is_chained(cluster: &Cluster) -> bool {
+    cluster.must_on("n2", &format!("cat {LIST}")).contains("mesh-cni")
+}
+
+/// The daemon's pod on n2.
+fn daemon_of_n2(cluster: &Cluster) -> String {
+    let path = "jsonpath={.items[?(@.spec.nodeName=='n2')].metadata.name}";
+    let label = "app.kubernetes.io/name=weft-node";
+    cluster.kubectl(&["-n", "weft-system", "get", "pods", "-l", label, "-o", path]).trim().to_owned()
+}
+
+/// n2 as it is while it boots: its daemon does nothing yet, and nobody is behind its socket.
+struct Boot<'a>(&'a Cluster);
+
+impl Boot<'_> {
+    const BEGIN: &'static str =
+        "pkill -STOP -f '^/usr/local/bin/meshd node' && mv /run/weft/cni.sock /run/weft/cni.aside";
+    const END: &'static str = "mv /run/weft/cni.aside /run/weft/cni.sock; pkill -CONT -f '^/usr/local/bin/meshd node'";
+}
+
+impl Drop for Boot<'_> {
+    fn drop(&mut self) {
+        self.0.on_node("n2", &["sh", "-c", Self::END]);
+    }
+}
+
+fn a_list_rewritten_early(cluster: &Cluster) {
+    let pods = cluster.pods("early", true, &[("client", "n1"), ("server", "n2")]);
+    let daemon = daemon_of_n2(cluster);
+    // this runtime's libcni reads files beside the list, and a pod has started: that is known now
+    eventually("status tells that the spare entry is read", Duration::from_secs(30), || {
+        let ask = ["-n", "weft-system", "exec", &daemon, "--", "meshctl", "status", "-o", "json"];
+        let nodes: serde_json::Value = serde_json::from_slice(&cluster.try_kubectl(&ask).stdout).ok()?;
+        (nodes[0]["chain"]["beside"] == "read").then_some(())
+    });
+    cluster.must_on("n2", Boot::BEGIN);
+    let boot = Boot(cluster);
+    cluster.must_on("n2", REWRITE);
+    assert!(!is_chained(cluster));
+    cluster.apply(&pod("early", "late", "n2", crate::pod::READY));
+    eventually("the runtime asks mesh-cni all the same", Duration::from_secs(60), || {
+        let events = cluster.kubectl(&["-n", "early", "get", "events", "-o", "jsonpath={.items[*].message}"]);
+        (events.contains("meshd on this node does not answer")).then_some(())
+    });
+    assert!(!is_chained(cluster), "it is the file beside the list that was read");
+    let phase =
+        cluster.kubectl(&["-n", "early", "get", "pod", "late", "-o", "jsonpath={.status.phase}{.status.podIP}"]);
+    assert_eq!(phase, "Pending", "a pod started that nobody protects");
+    drop(boot);
+    let late = cluster.pod("early/late");
+    for ip in &late.ips {
+        pods[0].pings_within(*ip, Duration::from_secs(30));
+    }
+    eventually("mesh-cni is in the list again", Duration::from_secs(30), || is_chained(cluster).then_some(()));
+    weft::await_ready(cluster);
+    cluster.delete_namespaces(&["early"]);
+}
+
 fn an_agent_that_keeps_rewriting(cluster: &Cluster) {
-    let list = "/etc/cni/net.d/10-pods.conflist";
-    let rewrite = format!(
-        "python3 -c \"import json; open('{list}.new','w').write(json.load(open('/var/lib/weft/cni-original'))['before'])\" && \
-         mv {list}.new {list}"
-    );
-    let is_chained = || cluster.must_on("n2", &format!("cat {list}")).contains("mesh-cni");
     let daemon = "kill -9 $(pgrep -f '^/usr/local/bin/meshd node')";
     // what it counted of another case is forgotten with the process
     cluster.must_on("n2", daemon);
     weft::await_ready(cluster);
-    let selector = ["-n", "weft-system", "get", "pods", "-l", "app.kubernetes.io/name=weft-node", "-o"];
-    let name =
-        cluster.kubectl(&[&selector[..], &["jsonpath={.items[?(@.spec.nodeName=='n2')].metadata.name}"]].concat());
+    let name = daemon_of_n2(cluster);
     let said = |words: &[&str]| {
         let output = cluster.try_kubectl(&[&["-n", "weft-system"], words].concat());
         String::from_utf8_lossy(&output.stdout).matches("keeps taking mesh-cni out").count()
     };
-    let status = ["exec", name.trim(), "--", "meshctl", "status"];
+    let status = ["exec", &name, "--", "meshctl", "status"];
     eventually("status tells of the fight", Duration::from_secs(30), || {
-        cluster.must_on("n2", &rewrite);
+        cluster.must_on("n2", REWRITE);
         let again = std::time::Instant::now();
-        while !is_chained() && again.elapsed() < Duration::from_secs(2) {}
+        while !is_chained(cluster) && again.elapsed() < Duration::from_secs(2) {}
         (said(&status) > 0).then_some(())
     });
     // many rounds later it is in the log once
@@ -113,9 +171,9 @@ fn an_agent_that_keeps_rewriting(cluster: &Cluster) {
     eventually("six rounds have passed", Duration::from_secs(10), || {
         (rounds.elapsed() > Duration::from_secs(3)).then_some(())
     });
-    assert_eq!(said(&["logs", name.trim()]), 1, "how often the log says it");
-    assert!(!is_chained(), "the fight goes on");
+    assert_eq!(said(&["logs", &name]), 1, "how often the log says it");
+    assert!(!is_chained(cluster), "the fight goes on");
     cluster.must_on("n2", daemon);
-    eventually("mesh-cni is chained again", Duration::from_secs(60), || is_chained().then_some(()));
+    eventually("mesh-cni is chained again", Duration::from_secs(60), || is_chained(cluster).then_some(()));
     weft::await_ready(cluster);
 }

@@ -110,6 +110,12 @@ fn second_add() {
     let before = runtime.traces();
     let again = runtime.mesh("ADD", &sandbox, Some(&result));
     assert_eq!(again.code(), 101, "{again:?}");
+    // the spare entry beside the list passes on what the one in it has done, and speaks for no other sandbox
+    let spare = runtime.with_mesh(&json!({"spare": true}));
+    assert_eq!(spare.mesh("ADD", &sandbox, Some(&result)).result(), result);
+    let other = Sandbox { netns: Some("/proc/self/ns/net".to_owned()), ..sandbox.clone() };
+    let stolen = spare.mesh("ADD", &other, Some(&result));
+    assert!(!stolen.success, "another namespace under the same name: {stolen:?}");
     // by libcni it is the primary that refuses, for the interface is there; what it undoes is not ours
     let called = runtime.call("ADD", &runtime.conf(0, None), Some(&sandbox));
     assert!(!called.success, "{called:?}");
@@ -120,6 +126,12 @@ fn second_add() {
     let stolen = runtime.mesh("ADD", &thief, Some(&result));
     assert!(!stolen.success, "one interface belongs to two containers: {stolen:?}");
     assert!(runtime.mesh("CHECK", &sandbox, Some(&result)).success, "and the first one lost it");
+    // where only the spare entry is left, it does the whole of it
+    let alone = Sandbox::new("alone");
+    let result = spare.must_add(&alone);
+    assert!(spare.mesh("CHECK", &alone, Some(&result)).success);
+    assert_eq!(runtime.mesh("ADD", &alone, Some(&result)).code(), 101, "the other entry comes first, or not at all");
+    spare.del(&alone, Some(&result));
 }
 
 fn del_always() {
