@@ -121,6 +121,10 @@ impl Courier {
             Err(failure) => failure.error(Code::TRY_AGAIN_LATER),
         };
         let path = tombstone.path();
+        if tombstone.is_for_nobody() {
+            log(&format!("DEL of {attachment} is done: Weft is gone from this node, {reason}"));
+            return Ok(());
+        }
         match tombstone.write(netns) {
             Ok(()) => {
                 log(&format!("DEL of {attachment} is left in {} for meshd: {reason}", path.display()));

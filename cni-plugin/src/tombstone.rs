@@ -39,13 +39,19 @@ impl<'a> Tombstone<'a> {
         self.path().try_exists()
     }
 
+    /// Whether nobody will ever look here: the daemon's state folder, which it makes before it attaches anything, is gone. What
+    /// was taken away from a node leaves nothing on it, also where the plugin has to stay for sandboxes that were made with it.
+    pub(crate) fn is_for_nobody(&self) -> bool {
+        self.folder.parent().is_some_and(|state| matches!(state.try_exists(), Ok(false)))
+    }
+
     /// Leaves a DEL here. The folder is made where it is missing, for its owner alone.
     ///
     /// # Errors
     /// That of the step which failed; then no DEL waits here that did not before.
     pub(crate) fn write(&self, netns: Option<&str>) -> io::Result<()> {
         if !self.folder.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o700).create(self.folder)?;
+            DirBuilder::new().mode(0o700).create(self.folder)?;
             self.folder.parent().map_or(Ok(()), sync_folder)?;
         }
         let (container_id, ifname) = (self.attachment.container_id(), self.attachment.ifname());

@@ -140,6 +140,7 @@ pub(crate) fn run_uninstall(config: &UninstallConfig) -> anyhow::Result<()> {
             eprint_line(&format!("mesh-cni stays in its folder for a sandbox that was made with it: {why}"));
         }
         Kernel::open(&config.tun, 0)?.remove_everything().await?;
+        crate::kernel::put_back_sysctls(&config.state_dir.join(crate::node::SYSCTLS))?;
         for dir in [&config.state_dir, &config.run_dir] {
             empty(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
         }

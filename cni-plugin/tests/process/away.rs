@@ -66,7 +66,15 @@ fn tombstones_are_for_their_owner_alone() {
     assert!(runtime.call().success);
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&runtime.tombstones()), mode(&runtime.tombstone())), (0o700, 0o600));
-    assert_eq!(mode(&runtime.folder().join("state")), 0o700);
+}
+
+#[test]
+fn f41_where_weft_is_gone_from_the_node_del_succeeds_and_leaves_no_file() {
+    let runtime = Runtime::new("DEL");
+    fs::remove_dir(runtime.folder().join("state")).unwrap();
+    let called = runtime.call();
+    assert!(called.success && called.stderr.contains("Weft is gone from this node"), "{}", called.stderr);
+    assert_eq!(fs::read_dir(runtime.folder()).unwrap().count(), 0, "a file nobody would ever read");
 }
 
 #[test]
@@ -82,7 +90,7 @@ fn cn_04_del_without_netns_and_without_prev_result_is_carried() {
 
 #[test]
 fn cn_13_a_del_that_can_be_neither_done_nor_left_is_an_error() {
-    for tombstones in ["/dev/null/tombstones", "/proc/weft/tombstones"] {
+    for tombstones in ["/dev/null/tombstones", "/proc/sys/tombstones"] {
         let mut runtime = Runtime::new("DEL");
         runtime.config["tombstones"] = tombstones.into();
         let error = runtime.call().error();

@@ -26,6 +26,8 @@ impl Runtime {
     /// A runtime about to call `verb` on `c0ffee`, `eth0`, chained after a plugin that gave 10.244.1.2.
     pub(crate) fn new(verb: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // the daemon's, which was here once
+        std::fs::create_dir(folder.path().join("state")).unwrap();
         let environment = [
             ("CNI_COMMAND", verb),
             ("CNI_CONTAINERID", "c0ffee"),

@@ -39,6 +39,9 @@ impl Kernel {
             route::ensure_rules(&self.handle, &self.families).await?;
             drift.push("policy rules");
         }
+        if self.bridges.repair()? {
+            drift.push("the settings of bridges");
+        }
         let tun = link::by_name(&self.handle, &self.fixed.tun).await?;
         if tun.is_none_or(|tun| link::index_and_mtu(&tun).0 != self.tun_index) {
             drift.push("mesh device");

@@ -18,11 +18,12 @@ mod policy;
 mod probe;
 mod route;
 mod standing;
+mod sysctl;
 mod trace;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ::policy::nft::Program;
@@ -32,10 +33,12 @@ use rtnetlink::{Handle, IpVersion};
 
 use self::filter::Fixed;
 use self::standing::{Standing, Wish};
+use self::sysctl::Bridges;
 
 pub(crate) use counters::{Observed, SeenFlow};
 pub(crate) use link::HostLink;
 pub(crate) use probe::missing;
+pub(crate) use sysctl::put_back as put_back_sysctls;
 pub(crate) use trace::{Counted, Tuple};
 
 /// The bits of a packet's mark that are ours.
@@ -79,6 +82,7 @@ pub(crate) struct Kernel {
     quick_after: Option<Instant>,
     /// When routes may be looked at next.
     routes_after: Option<Instant>,
+    bridges: Bridges,
 }
 
 /// The link that peers reach this node at.
@@ -125,7 +129,14 @@ impl Kernel {
             elements_after: None,
             quick_after: None,
             routes_after: None,
+            bridges: Bridges::default(),
         })
+    }
+
+    /// Has the node's settings that are changed for pods on bridges written down in this file as they were
+    /// ([`put_back_sysctls`]).
+    pub(crate) fn remember_sysctls_in(&mut self, file: PathBuf) {
+        self.bridges = Bridges::kept_in(file);
     }
 
     /// The link of this name, or the one that the default route leaves by.
@@ -158,11 +169,11 @@ impl Kernel {
         self.tun_index = index;
         // The engine has checked the source. Where the node insists on a reverse path check all the same
         // (conf/all/rp_filter), the mark of the prerouting chain leads it to our tables; main knows another way back.
-        set_sysctl(&format!("ipv4/conf/{}/rp_filter", self.fixed.tun), "0")?;
-        set_sysctl(&format!("ipv4/conf/{}/src_valid_mark", self.fixed.tun), "1")?;
+        sysctl::set(&format!("ipv4/conf/{}/rp_filter", self.fixed.tun), "0")?;
+        sysctl::set(&format!("ipv4/conf/{}/src_valid_mark", self.fixed.tun), "1")?;
         if self.has_v6() {
             // no link-local address: the device has no link
-            set_sysctl(&format!("ipv6/conf/{}/addr_gen_mode", self.fixed.tun), "1")?;
+            sysctl::set(&format!("ipv6/conf/{}/addr_gen_mode", self.fixed.tun), "1")?;
         }
         link::bring_up(&self.handle, index, mtu).await?;
         route::ensure_rules(&self.handle, &self.families).await?;
@@ -170,17 +181,13 @@ impl Kernel {
     }
 
     /// Finds the host-side end of a pod's interface, and makes sure that its packets meet the filter.
-    pub(crate) async fn host_link(&self, netns: &Path, ifname: &str) -> anyhow::Result<HostLink> {
+    pub(crate) async fn host_link(&mut self, netns: &Path, ifname: &str) -> anyhow::Result<HostLink> {
         let link = link::host_link(&self.handle, netns, ifname).await?;
         if !filter::is_plain_name(&link.name) {
             bail!("the host-side link `{}` has a name that the filter cannot hold", link.name);
         }
         if link.bridge.is_some() {
-            for family in ["iptables", "ip6tables"] {
-                set_sysctl(&format!("bridge/bridge-nf-call-{family}"), "1").context(
-                    "the pod is on a bridge and its packets would pass the filter by: load the kernel module br_netfilter",
-                )?;
-            }
+            self.bridges.want()?;
         }
         Ok(link)
     }
@@ -349,19 +356,6 @@ impl Kernel {
     fn has_v6(&self) -> bool {
         self.families.contains(&IpVersion::V6)
     }
-}
-
-/// Where manifests/base/node.yaml mounts the node's `/proc/sys/net`.
-const HOST_SYSCTL: &str = "/host/proc/sys/net";
-
-fn set_sysctl(key: &str, value: &str) -> anyhow::Result<()> {
-    // in a container /proc/sys is read-only, and the node's is mounted beside it
-    let root = if Path::new(HOST_SYSCTL).exists() { HOST_SYSCTL } else { "/proc/sys/net" };
-    let path = format!("{root}/{key}");
-    if std::fs::read_to_string(&path).is_ok_and(|held| held.trim() == value) {
-        return Ok(());
-    }
-    std::fs::write(&path, value).with_context(|| format!("cannot set {path} to {value}"))
 }
 
 /// The link of the default route with the lowest metric, IPv4 first (proc(5), /proc/net/route and ipv6_route).

@@ -48,6 +48,9 @@ const GLANCE: Duration = Duration::from_millis(200);
 /// Questions and manifests taken in before the kernel is looked after: a burst is applied once, and not each by each.
 const BURST_MAX: usize = 256;
 
+/// File of the state folder with the node's settings as they were before Weft.
+pub(crate) const SYSCTLS: &str = "sysctls";
+
 /// Everything the node daemon knows.
 pub(crate) struct Node {
     config: NodeConfig,
@@ -139,6 +142,7 @@ impl Node {
         }
         let tombstones = Tombstones::open(&files.dir().join("tombstones"))?;
         let mut kernel = Kernel::open(&config.tun, config.flows_per_pod)?;
+        kernel.remember_sysctls_in(files.dir().join(SYSCTLS));
         // before anything that can take long or fail (decision 0022)
         if kernel.guard(guard.ranges()).await? {
             tracing::info!(ranges = ?guard.ranges(), "The kernel knows nothing of the mesh: pods are cut off until it does");

@@ -11,6 +11,8 @@
 //! recent-pairs             who talked to whom lately
 //! guarded-ranges           what is closed after a boot until the view is there (decision 0022)
 //! view                     the last known view of an API server (cluster/kubernetes/cache.rs)
+//! sysctls                  settings of the node's bridges as they were before Weft (kernel/sysctl.rs, plain JSON)
+//! cni-original             the network list as it was (install.rs, plain JSON)
 //! attachments/<container>@<interface>   one attached workload interface
 //! tombstones/<container>-<interface>.json   a DEL that found nobody home (written by mesh-cni, plain JSON)
 //! ```

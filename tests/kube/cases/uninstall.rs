@@ -25,6 +25,8 @@ fn held(cluster: &Cluster, node: &str) -> String {
 
 /// Writes down what each node holds before Weft comes.
 pub fn remember(cluster: &Cluster) {
+    // what Weft needs for pods on a bridge is not set on one of them
+    cluster.must_on("n1", "echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables");
     for node in NODES {
         let text = held(cluster, node);
         std::fs::write(cluster.dir.join(format!("{node}.before")), text).expect("the run's folder takes files");
