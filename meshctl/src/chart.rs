@@ -1,7 +1,7 @@
 //! The Helm chart, made from the very manifests that kustomize reads: their text, with values put in at named places.
 //!
 //! ```text
-//! Chart.yaml  values.yaml  crds/crds.yaml  templates/{namespace,rbac,admission,controller,node,strict}.yaml  templates/NOTES.txt
+//! Chart.yaml  values.yaml  crds/crds.yaml  templates/{namespace,rbac,admission,controller,node,strict,startup-taint}.yaml  templates/NOTES.txt
 //! ```
 //!
 //! With the values as they are the chart renders what `manifests/overlays/default` does; each overlay is a few values.
@@ -43,7 +43,8 @@ const PLACES: [Place; 8] = [
         plain: "            - {name: WEFT_CNI_BIN_DIR, value: /host/cni/bin}\n",
         template: "            - {name: WEFT_CNI_BIN_DIR, value: /host/cni/bin}\n\
             {{- with .Values.cni.conflist }}\n            - {name: WEFT_CNI_CONFLIST, value: {{ . | quote }}}\n{{- end }}\n\
-            {{- if not .Values.networkPolicy }}\n            - {name: WEFT_NO_NETWORK_POLICY, value: \"true\"}\n{{- end }}\n",
+            {{- if not .Values.networkPolicy }}\n            - {name: WEFT_NO_NETWORK_POLICY, value: \"true\"}\n{{- end }}\n\
+            {{- if .Values.startupTaint }}\n            - {name: WEFT_STARTUP_TAINT, value: \"true\"}\n{{- end }}\n",
     },
     Place {
         file: "node",
@@ -81,6 +82,8 @@ cni:
 networkPolicy: true
 # whether every enrolled workload takes nothing but the mesh from the start
 strict: false
+# whether nodes come with the taint weft.dev/not-ready, which the daemon takes off once it serves (manifests/components/startup-taint)
+startupTaint: false
 controller:
   # one leads, the others wait for its lease
   replicas: 2
@@ -122,6 +125,10 @@ pub(crate) fn files() -> anyhow::Result<Vec<(String, String)>> {
     }
     out.push(("templates/NOTES.txt".to_owned(), NOTES.to_owned()));
     let strict = manifest("overlays/strict/strict.yaml")?;
+    let (rights, admission) =
+        (manifest("components/startup-taint/rbac.yaml")?, manifest("components/startup-taint/admission.yaml")?);
+    let taint = format!("{{{{- if .Values.startupTaint }}}}\n{rights}---\n{admission}{{{{- end }}}}\n");
+    out.push(("templates/startup-taint.yaml".to_owned(), taint));
     out.push(("templates/strict.yaml".to_owned(), format!("{{{{- if .Values.strict }}}}\n{strict}{{{{- end }}}}\n")));
     Ok(out)
 }
@@ -191,6 +198,7 @@ mod tests {
             "cni.conflist",
             "networkPolicy",
             "strict",
+            "startupTaint",
             "controller.replicas",
             "controller.resources",
             "node.resources",
@@ -199,6 +207,6 @@ mod tests {
             let last = path.rsplit('.').next().unwrap();
             assert!(VALUES.contains(&format!("{last}:")), "{path} has no value");
         }
-        assert_eq!(all.matches(".Values.").count(), 14, "a use that this test does not know");
+        assert_eq!(all.matches(".Values.").count(), 16, "a use that this test does not know");
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use clap::ValueEnum as _;
 use serde_json::Value;
 
 use crate::installed;
@@ -11,11 +12,13 @@ use crate::manifests::lay_out;
 use crate::screen;
 
 /// The oldest Kubernetes (1.x) that has ValidatingAdmissionPolicy in v1.
-const MINOR_MIN: u32 = 30;
+pub(crate) const MINOR_MIN: u32 = 30;
 /// How long nodes may take to clean up.
 const UNINSTALL_PATIENCE: Duration = Duration::from_secs(120);
 /// What a node says when nothing of Weft is left on it (meshd's `uninstall`).
-const GONE: &str = "Weft is gone from this node";
+pub(crate) const GONE: &str = "Weft is gone from this node";
+const CONTROLLER: &str = "deployment/weft-controller";
+const DAEMONS: &str = "daemonset/weft-node";
 
 /// How Weft is installed.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -35,6 +38,12 @@ enum Overlay {
     NoPolicy,
 }
 
+/// The names of the overlays that can be chosen.
+#[cfg(test)]
+pub(crate) fn overlays() -> impl Iterator<Item = String> {
+    Overlay::value_variants().iter().filter_map(|overlay| Some(overlay.to_possible_value()?.get_name().to_owned()))
+}
+
 /// `meshctl install`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InstallArgs {
@@ -46,11 +55,14 @@ pub(crate) struct InstallArgs {
     /// Weft's image where the nodes find it, e.g. registry.example/weft:1 [default: localhost/weft:dev, already on the nodes]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
+    /// Nodes come with the taint weft.dev/not-ready (kubelet --register-with-taints): the daemon takes it off once it serves.
+    #[arg(long)]
+    startup_taint: bool,
     /// Print the manifests as one file and change nothing.
     #[arg(long)]
     dry_run: bool,
     /// Write the Helm chart into this folder and change nothing else.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dry_run", "overlay", "image"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dry_run", "overlay", "image", "startup_taint"])]
     chart: Option<std::path::PathBuf>,
 }
 
@@ -84,37 +96,58 @@ impl InstallArgs {
             return crate::chart::write(folder);
         }
         let folder = lay_out()?;
-        let name = match self.overlay {
-            Overlay::Default => "default",
-            Overlay::Strict => "strict",
-            Overlay::K3s => "k3s",
-            Overlay::Harvester => "harvester",
-            Overlay::DualStack => "dual-stack",
-            Overlay::NoPolicy => "no-policy",
-        };
-        let overlay = match &self.image {
-            Some(image) => put(&folder, &installed::with_image(name, image))?,
-            None => folder.path().join("overlays").join(name).display().to_string(),
+        let name = self.overlay.to_possible_value().context("every overlay can be chosen")?;
+        let name = name.get_name();
+        let overlay = if self.image.is_some() || self.startup_taint {
+            put(&folder, &installed::own(name, self.image.as_deref(), self.startup_taint))?
+        } else {
+            folder.path().join("overlays").join(name).display().to_string()
         };
         if self.dry_run {
             return screen::out(self.cluster.kustomize(&overlay)?.trim_end());
         }
         self.cluster.answers()?;
-        self.cluster.show(&["apply", "-k", &overlay]).context(
-            "Weft is not installed, or not all of it: kubectl says above what was refused, `meshctl check --pre` whether you may; the same \
-             command again goes on from there",
-        )?;
-        let namespace = self.cluster.namespace();
-        for what in ["deployment/weft-controller", "daemonset/weft-node"] {
-            if let Err(error) = self.cluster.show(&["-n", namespace, "rollout", "status", what, "--timeout=120s"]) {
-                let pods =
-                    self.cluster.json(&["-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=weft"])?;
-                let why = installed::waiting(&pods);
-                return Err(error.context(format!("Weft is not there yet\n{}", why.join("\n"))));
-            }
-        }
+        let definitions = folder.path().join("base/crds.yaml").display().to_string();
+        self.apply(&definitions, &overlay)?;
         screen::note("Weft is there; enrol a namespace: kubectl label namespace NAME weft.dev/mesh=enabled");
         Ok(())
+    }
+
+    /// The definitions first: an object of a kind is taken once the kind is. Then the rest; where Weft is there already, its
+    /// daemons before its controllers (docs/upgrade.md).
+    fn apply(&self, definitions: &str, overlay: &str) -> anyhow::Result<()> {
+        let (cluster, namespace) = (&self.cluster, self.cluster.namespace());
+        let again = "Weft is not installed, or not all of it: kubectl says above what was refused, `meshctl check --pre` whether you may; the \
+                     same command again goes on from there";
+        cluster.show(&["apply", "-f", definitions]).context(again)?;
+        cluster.show(&["wait", "--for=condition=Established", "--timeout=60s", "-f", definitions]).context(again)?;
+        let pause = |is_paused: bool| {
+            let patch = format!("{{\"spec\":{{\"paused\":{is_paused}}}}}");
+            cluster.run(&["-n", namespace, "patch", CONTROLLER, "-p", &patch]).map(drop)
+        };
+        let is_led = cluster.controller().is_ok();
+        if is_led {
+            pause(true)?;
+        }
+        cluster.show(&["apply", "-k", overlay]).context(again)?;
+        if is_led {
+            let kept = "the controllers stay as they were, and paused, until the same command has gone through";
+            self.await_rolled(DAEMONS).context(kept)?;
+        }
+        // also where somebody left it so: daemons that were never here wait for a controller
+        pause(false)?;
+        self.await_rolled(CONTROLLER)?;
+        self.await_rolled(DAEMONS)
+    }
+
+    fn await_rolled(&self, what: &str) -> anyhow::Result<()> {
+        let namespace = self.cluster.namespace();
+        let Err(error) = self.cluster.show(&["-n", namespace, "rollout", "status", what, "--timeout=120s"]) else {
+            return Ok(());
+        };
+        let pods = self.cluster.json(&["-n", namespace, "get", "pods", "-l", "app.kubernetes.io/part-of=weft"])?;
+        let why = installed::waiting(&pods);
+        Err(error.context(format!("Weft is not there yet\n{}", why.join("\n"))))
     }
 }
 
@@ -131,7 +164,7 @@ impl UninstallArgs {
         let overlay = put(&folder, &installed::taken_away(&installed::daemons(cluster)?)?)?;
         let again = "the nodes are not clean, and Weft's objects stay: kubectl says above why; the same command again goes on from there";
         cluster.show(&["apply", "-k", &overlay]).context(again)?;
-        let rolled = ["-n", namespace, "rollout", "status", "daemonset/weft-node", "--timeout=120s"];
+        let rolled = ["-n", namespace, "rollout", "status", DAEMONS, "--timeout=120s"];
         cluster.show(&rolled).context(again)?;
         let begin = Instant::now();
         loop {
@@ -238,6 +271,7 @@ impl CheckArgs {
             ("every node runs the daemon", self.daemons()),
             ("every node has joined", self.joined()),
             ("nothing is outside the mesh that should be in it", self.outside()),
+            ("mesh-cni stays chained where its list is rewritten", self.chained()),
         ]
     }
 
@@ -258,6 +292,22 @@ impl CheckArgs {
             ensure!(joined, "{name} has not: kubectl get meshnode {name} -o yaml says why, under status.refused");
         }
         Ok(format!(": {}", items.len()))
+    }
+
+    /// No fault of anybody's: who has such nodes should know of it (decision 0025).
+    fn chained(&self) -> anyhow::Result<String> {
+        let mut gaps = Vec::new();
+        for pod in self.cluster.nodes(None)? {
+            let status: crate::admin_reply::Status =
+                serde_json::from_value(pod.ask(&serde_json::json!({"verb": "status"}))?)?;
+            if let Some(gap) = status.chain.as_ref().and_then(crate::admin_reply::Chain::gap) {
+                gaps.push(format!(
+                    "\n     not on {}: {gap}; it is put back within a second, and after a boot once the daemon runs",
+                    status.node
+                ));
+            }
+        }
+        Ok(gaps.concat())
     }
 
     fn outside(&self) -> anyhow::Result<String> {

@@ -11,12 +11,14 @@ const OWN_ENV: [&str; 3] = ["WEFT_STAY", "WEFT_STATE_DIR", "WEFT_RUN_DIR"];
 /// The node's folders that another overlay may have named otherwise.
 const FOLDERS: [&str; 3] = ["cni-conf", "cni-bin", "cni-cache"];
 
-/// A kustomization in a folder beside `overlay` that is the same with another image.
-pub(crate) fn with_image(overlay: &str, image: &str) -> String {
-    let patch =
-        json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image}]).to_string();
-    let of = |kind: &str, name: &str| json!({"target": {"kind": kind, "name": name}, "patch": patch});
-    kustomization(overlay, &[of("Deployment", "weft-controller"), of("DaemonSet", "weft-node")])
+/// A kustomization in a folder beside `overlay` that is the same with another image, and for nodes that come with the start-up taint.
+pub(crate) fn own(overlay: &str, image: Option<&str>, is_tainted: bool) -> String {
+    let patches = image.map(|image| {
+        let patch = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image}]);
+        let of = |kind: &str, name: &str| json!({"target": {"kind": kind, "name": name}, "patch": patch.to_string()});
+        vec![of("Deployment", "weft-controller"), of("DaemonSet", "weft-node")]
+    });
+    kustomization(overlay, &patches.unwrap_or_default(), is_tainted.then_some("../../components/startup-taint"))
 }
 
 /// A kustomization in a folder beside `uninstall` that takes away what this DaemonSet has put on the nodes.
@@ -42,14 +44,14 @@ pub(crate) fn taken_away(daemons: &Value) -> anyhow::Result<String> {
         }}},
     });
     let patch = json!({"target": {"kind": "DaemonSet", "name": "weft-node"}, "patch": patch.to_string()});
-    Ok(kustomization("uninstall", &[patch]))
+    Ok(kustomization("uninstall", &[patch], None))
 }
 
 /// JSON, which is YAML too.
-fn kustomization(overlay: &str, patches: &[Value]) -> String {
+fn kustomization(overlay: &str, patches: &[Value], component: Option<&str>) -> String {
     json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
-        "resources": [format!("../{overlay}")], "patches": patches,
+        "resources": [format!("../{overlay}")], "components": component.as_slice(), "patches": patches,
     })
     .to_string()
 }

@@ -26,6 +26,7 @@ mod told_controller;
 mod traffic;
 mod trust;
 mod uninstall;
+mod upgrade;
 mod versions;
 mod workloads;
 mod wrong_answers;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         crowd::CASES,
         order::CASES,
         faults::CASES,
+        upgrade::CASES,
         gone::CASES,
         wrong_answers::CASES,
         told_controller::CASES,

@@ -1,9 +1,10 @@
 //! UP-02, the part with two versions: daemons and controllers of an older build and of this one in one cluster, taking turns.
 //!
-//! `WEFT_KUBE_OLDER` is the older `meshd`, built from whatever commit is asked about. An upgrade goes the way that
+//! `WEFT_KUBE_OLDER` is the older `meshd`, built from whatever commit is asked about; `WEFT_KUBE_MIXED` is for how many seconds one node's
+//! daemon stays older than the other's, beside what the steps take. An upgrade goes the way that
 //! docs/upgrade.md says: daemons first, then the controllers; the way back is the other way round.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Case;
 use crate::cluster::{Cluster, NODES, ROOT};
@@ -77,7 +78,10 @@ fn two_builds(cluster: &Cluster) {
     let pods = cluster.pods("versions", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("versions", "STRICT"));
     let (client, server) = (&pods[0], &pods[1]);
-    let talks: Vec<_> = server.ips.iter().map(|ip| client.talks(*ip, 50, 240)).collect();
+    let mixed = std::env::var("WEFT_KUBE_MIXED").map_or(0, |text| text.parse().expect("WEFT_KUBE_MIXED is a number"));
+    let talks: Vec<_> = server.ips.iter().map(|ip| client.talks(*ip, 100, mixed + 600)).collect();
+    // new connections, some dozens a second
+    let requests: Vec<_> = server.ips.iter().map(|ip| client.requests(*ip, 8080, mixed + 600)).collect();
     let capture = cluster.capture();
     let by_hand = r#"{"spec":{"updateStrategy":{"type":"OnDelete","rollingUpdate":null}}}"#;
     cluster.kubectl(&["-n", "weft-system", "patch", "daemonset", "weft-node", "-p", by_hand]);
@@ -101,13 +105,24 @@ fn two_builds(cluster: &Cluster) {
     // and the upgrade: daemons first
     daemon(cluster, "n2", NEWER);
     step("up-one-newer");
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(mixed.into()) {
+        std::thread::sleep(Duration::from_secs(5));
+        refused("while versions are mixed");
+    }
     daemon(cluster, "n1", NEWER);
     step("daemons-newer");
     controllers(cluster, NEWER);
     step("all-newer");
     for talk in talks {
-        let (lines, gap) = talk.finish();
-        eprintln!("two builds by turns: {lines} lines over 50 connections, none broken, longest wait {gap:.2} s");
+        let (lines, gap) = talk.enough();
+        eprintln!("two builds by turns: {lines} lines over 100 connections, none broken, longest wait {gap:.2} s");
+    }
+    for requests in requests {
+        let (count, slowest) = requests.enough();
+        eprintln!(
+            "two builds by turns: {count} new connections, none refused, the slowest answer after {slowest:.2} s"
+        );
     }
     // against the order: what an older daemon misses is closed, and comes with the daemon that knows where it is
     daemon(cluster, "n1", OLDER);
