@@ -11,6 +11,7 @@ mod control_plane;
 mod load;
 mod pod;
 mod proxy;
+mod report;
 #[path = "../netns/shell.rs"]
 mod shell;
 mod weft;

@@ -43,7 +43,13 @@ impl World {
             let shared = ["10.250.0.0/16".to_owned(), "fd00:250::/32".to_owned()];
             let pod_cidrs = own.iter().chain(&shared).map(|range| range.parse().unwrap()).collect();
             let (name, addresses) = (self.nodes[index].name.clone(), vec![self.ip_of(index)]);
-            self.put(Entry::Plain(Object::Node(NodeObject { name, pod_cidrs, addresses, labels: BTreeMap::new() })));
+            self.put(Entry::Plain(Object::Node(NodeObject {
+                name,
+                uid: String::new(),
+                pod_cidrs,
+                addresses,
+                labels: BTreeMap::new(),
+            })));
         }
     }
 

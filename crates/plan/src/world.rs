@@ -56,6 +56,7 @@ pub(crate) fn range(name: &str, cidr: &str, address: &str) -> Object {
     Object::Node(Node {
         labels: Labels::new(),
         name: node(name),
+        uid: format!("uid-{name}"),
         pod_cidrs: vec![cidr.parse().unwrap()],
         addresses: vec![address.parse().unwrap()],
     })

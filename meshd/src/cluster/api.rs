@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use identity::{Epoch, NodeName, SpiffeId, Suite};
+use jiff::Timestamp;
 use plan::view;
 use policy::{Mode, Outbound};
 use serde::{Deserialize, Serialize};
@@ -193,9 +194,21 @@ pub(crate) struct Condition {
 }
 
 impl Condition {
-    /// With the time of the last transition, which is `held`'s where the status is.
-    pub(crate) fn since(mut self, held: Option<&Self>) -> Self {
-        if let Some(held) = held.filter(|held| held.status == self.status) {
+    /// A condition of this type that holds or does not, and why: one word, and a sentence.
+    pub(crate) fn new(kind: &str, holds: bool, (reason, message): (&str, String), now: Timestamp) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            status: if holds { "True" } else { "False" }.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: None,
+            last_transition_time: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }
+    }
+
+    /// With the time of the last transition, which is that of the one of its type in `held` where the status is the same.
+    pub(crate) fn after(mut self, held: &[Self]) -> Self {
+        if let Some(held) = held.iter().find(|held| held.kind == self.kind && held.status == self.status) {
             self.last_transition_time.clone_from(&held.last_transition_time);
         }
         self

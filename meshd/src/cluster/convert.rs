@@ -7,7 +7,7 @@ use identity::NodeName;
 use ipnet::IpNet;
 use plan::view::{Namespace, Node, Object, ObjectKey, Pod};
 use policy::manifest::{Parsed, authorization_policy, cluster_policy, network_policy, pod_ports};
-use policy::{Expression, Labels, PeerAuthentication, PolicyKind, Selector};
+use policy::{Expression, PeerAuthentication, PolicyKind, Selector};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -83,7 +83,7 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<C
     }
     match key.kind {
         "Namespace" => Ok(plain(Object::Namespace(Namespace { name: key.name.clone(), labels: metadata.labels }))),
-        "Node" => node(key, metadata.labels, value).map(|n| plain(Object::Node(n))),
+        "Node" => node(key, metadata, value).map(|n| plain(Object::Node(n))),
         "Pod" => pod(key, metadata, value).map(|p| plain(Object::Pod(p))),
         "PeerAuthentication" => {
             let created = created(&metadata, changed)?;
@@ -164,7 +164,7 @@ struct NodeAddress {
     address: String,
 }
 
-fn node(key: &ObjectKey, labels: Labels, value: &Value) -> Result<Node, String> {
+fn node(key: &ObjectKey, metadata: Metadata, value: &Value) -> Result<Node, String> {
     let manifest: NodeManifest = read(key, value)?;
     let mut pod_cidrs = manifest.spec.pod_cidrs;
     pod_cidrs.extend(manifest.spec.pod_cidr.filter(|cidr| !pod_cidrs.contains(cidr)));
@@ -172,7 +172,8 @@ fn node(key: &ObjectKey, labels: Labels, value: &Value) -> Result<Node, String> 
     let addresses =
         internal.map(|a| a.address.parse().map_err(|e| format!("{}: address `{}`: {e}", title(key), a.address)));
     let addresses = addresses.collect::<Result<_, _>>()?;
-    Ok(Node { name: NodeName(key.name.clone()), labels, pod_cidrs, addresses })
+    let Metadata { uid, labels, .. } = metadata;
+    Ok(Node { name: NodeName(key.name.clone()), uid, labels, pod_cidrs, addresses })
 }
 
 #[derive(Deserialize)]

@@ -312,7 +312,7 @@ fn mesh_node_status() -> Value {
             "joined": {"description": "Whether the controller believes this node.", "type": "boolean"},
             "bindings": list("Keys that were bound by a controller that did not write them into the slice yet.", 16_384, binding()),
             "refused": list("What was refused.", 4_096, refused),
-            "conditions": people::conditions("PodsAttached: every pod there that is labelled into the mesh is protected by it."),
+            "conditions": people::conditions("Believed: the newest report is the node's own and is taken; PodsAttached: every pod there that is labelled into the mesh is protected by it."),
         }),
     )
 }

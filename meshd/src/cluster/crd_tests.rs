@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::api;
+use super::super::{api, convert};
 use super::*;
 
 #[test]
@@ -12,7 +12,7 @@ fn the_file_in_the_manifests_is_the_printed_one() {
     assert!(held == manifest().unwrap(), "print it anew: meshd crds > manifests/base/crds.yaml");
 }
 
-/// The paths of all fields: `spec.keys[].epoch`; a free key is `*`.
+/// The paths of all fields: `.keys[].epoch`.
 fn paths_of_schema(schema: &Value, at: &str, out: &mut BTreeSet<String>) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{at}.{name}");
@@ -24,9 +24,12 @@ fn paths_of_schema(schema: &Value, at: &str, out: &mut BTreeSet<String>) {
     }
 }
 
+/// Fields whose own fields have free names.
+const MAPS: [&str; 3] = [".ports", ".portLevelMtls", ".matchLabels"];
+
 fn paths_of_value(value: &Value, at: &str, out: &mut BTreeSet<String>) {
     match value {
-        Value::Object(fields) if !at.ends_with(".ports") => {
+        Value::Object(fields) if !MAPS.iter().any(|map| at.ends_with(map)) => {
             for (name, field) in fields {
                 let path = format!("{at}.{name}");
                 paths_of_value(field, &path, out);
@@ -38,54 +41,113 @@ fn paths_of_value(value: &Value, at: &str, out: &mut BTreeSet<String>) {
     }
 }
 
-fn assert_same(kind: &str, part: &str, value: &impl serde::Serialize) {
-    let kind = KINDS.iter().find(|it| it.kind == kind).unwrap();
-    let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
-    paths_of_value(&serde_json::to_value(value).unwrap(), "", &mut ours);
-    paths_of_schema(&schema(kind)["properties"][part], "", &mut theirs);
-    assert_eq!(ours, theirs, "{} {part}: the type and the schema differ", kind.kind);
+/// Each value of the sample is of the schema's type; what is left of it when a field is taken away is handed to `without`
+/// with the field's path and whether the schema lets it be left out.
+fn each_field(sample: &Value, schema: &Value, place: &str, without: &mut dyn FnMut(&str, bool)) {
+    let kind = match sample {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::Null => "null",
+    };
+    assert_eq!(schema["type"], kind, "{place}: the type is another one than the schema's");
+    for (name, field) in sample.as_object().into_iter().flatten() {
+        let place = format!("{place}/{name}");
+        let free = &schema["additionalProperties"];
+        if free.is_object() {
+            each_field(field, free, &place, without);
+            continue;
+        }
+        each_field(field, &schema["properties"][name], &place, without);
+        let required = schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == name));
+        without(&place, !required);
+    }
+    for (index, item) in sample.as_array().into_iter().flatten().enumerate() {
+        each_field(item, &schema["items"], &format!("{place}/{index}"), without);
+    }
 }
 
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
+/// The type writes exactly the fields of the schema, of the schema's types, and demands none that the schema lets be left out.
+fn assert_same<T: serde::Serialize + serde::de::DeserializeOwned>(kind: &str, part: &str, sample: &Value) {
+    let kind = KINDS.iter().find(|it| it.kind == kind).unwrap();
+    let schema = &schema(kind)["properties"][part];
+    let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
+    let value: T = serde_json::from_value(sample.clone()).unwrap();
+    paths_of_value(&serde_json::to_value(value).unwrap(), "", &mut ours);
+    paths_of_schema(schema, "", &mut theirs);
+    assert_eq!(ours, theirs, "{} {part}: the type and the schema differ", kind.kind);
+    each_field(sample, schema, "", &mut |place, may_be_absent| {
+        let mut less = sample.clone();
+        let (parent, name) = place.rsplit_once('/').unwrap();
+        less.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name);
+        let is_read = serde_json::from_value::<T>(less).is_ok();
+        assert!(is_read || !may_be_absent, "{}: {place} may be left out by the schema, and not by the type", kind.kind);
+    });
 }
 
 #[test]
 fn every_field_that_is_written_is_in_its_schema_and_the_other_way_round() {
     let identity = "spiffe://cluster.local/ns/a/sa/b";
-    let spec: api::MeshNodeSpec = read(json!({
+    let binding = json!({"identity": identity, "epoch": 1, "binding": "b", "svid": "s"});
+    let condition = json!({
+        "type": "Accepted", "status": "True", "reason": "Read", "message": "m", "observedGeneration": 1,
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    let spec = json!({
         "nodeUID": "u", "credential": "c", "join": {"tokenID": "t", "proof": "p"}, "endpoints": ["10.0.0.1:1"],
         "addresses": ["10.0.0.1"],
         "keys": [{"identity": identity, "epoch": 1, "publicKey": "k", "svidKey": "k", "suite": "aes-256-gcm"}],
         "attachments": [{"namespace": "a", "pod": "b", "uid": "u", "ips": ["10.1.0.1"]}],
         "observedRevision": 1, "sequence": 1, "signature": "s",
-    }));
-    assert_same("MeshNode", "spec", &spec);
-    let status: api::MeshNodeStatus = read(json!({
-        "joined": true, "bindings": [{"identity": identity, "epoch": 1, "binding": "b", "svid": "s"}],
-        "refused": [{"identity": identity, "epoch": 1, "reason": "r"}], "conditions": [{
-            "type": "PodsAttached", "status": "True", "reason": "r", "message": "m", "observedGeneration": 1,
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-        }],
-    }));
-    assert_same("MeshNode", "status", &status);
-    let slice: api::MeshEndpointSliceSpec = read(json!({
+    });
+    assert_same::<api::MeshNodeSpec>("MeshNode", "spec", &spec);
+    let status = json!({
+        "joined": true, "bindings": [binding], "refused": [{"identity": identity, "epoch": 1, "reason": "r"}],
+        "conditions": [condition],
+    });
+    assert_same::<api::MeshNodeStatus>("MeshNode", "status", &status);
+    let slice = json!({
         "node": "n", "nodeUID": "u", "revision": 1, "signature": "s", "endpoints": [{
             "ip": "10.1.0.1", "identity": identity, "mode": "STRICT", "ports": {"80": "DISABLE"}, "outbound": "RequireMesh",
             "enforced": true, "namespace": "a", "name": "b", "uid": "u",
         }],
-        "bindings": [{"identity": identity, "epoch": 1, "binding": "b", "svid": "s"}],
-    }));
-    assert_same("MeshEndpointSlice", "spec", &slice);
-    let trust: api::MeshTrustSpec = read(json!({"trustDomain": "t", "root": "r", "intermediate": "i"}));
-    assert_same("MeshTrust", "spec", &trust);
-    let condition: api::Condition = read(json!({
-        "type": "Accepted", "status": "True", "reason": "Read", "message": "m", "observedGeneration": 1,
-        "lastTransitionTime": "2026-01-01T00:00:00Z",
-    }));
+        "bindings": [binding],
+    });
+    assert_same::<api::MeshEndpointSliceSpec>("MeshEndpointSlice", "spec", &slice);
+    let trust = json!({"trustDomain": "t", "root": "r", "intermediate": "i"});
+    assert_same::<api::MeshTrustSpec>("MeshTrust", "spec", &trust);
     for kind in ["PeerAuthentication", "AuthorizationPolicy"] {
-        assert_same(kind, "status", &json!({"conditions": [condition]}));
+        type Status = std::collections::BTreeMap<String, Vec<api::Condition>>;
+        assert_same::<Status>(kind, "status", &json!({"conditions": [condition]}));
     }
+}
+
+#[test]
+fn the_reader_of_peer_authentications_knows_the_fields_of_the_schema_and_no_others() {
+    let key = plan::ObjectKey { kind: "PeerAuthentication", namespace: "a".to_owned(), name: "b".to_owned() };
+    let read = |spec: &Value| convert::manifest(&key, &json!({"metadata": {}, "spec": spec}), 0);
+    let expression = json!({"key": "a", "operator": "In", "values": ["b"]});
+    let spec = json!({
+        "selector": {"matchLabels": {"a": "b"}, "matchExpressions": [expression]}, "mtls": {"mode": "STRICT"},
+        "portLevelMtls": {"80": {"mode": "DISABLE"}}, "outbound": "RequireMesh",
+    });
+    read(&spec).unwrap();
+    let kind = KINDS.iter().find(|it| it.kind == "PeerAuthentication").unwrap();
+    let schema = &schema(kind)["properties"]["spec"];
+    let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
+    paths_of_value(&spec, "", &mut ours);
+    paths_of_schema(schema, "", &mut theirs);
+    assert_eq!(ours, theirs, "the sample has every field");
+    each_field(&spec, schema, "", &mut |place, _| {
+        let mut more = spec.clone();
+        let parent = place.rsplit_once('/').unwrap().0;
+        more.pointer_mut(parent).unwrap()["another"] = json!("x");
+        let refused = read(&more).unwrap_err();
+        let is_label = parent == "/selector/matchLabels";
+        assert!(is_label || refused.contains("another"), "beside {place}: {refused}");
+    });
 }
 
 #[test]

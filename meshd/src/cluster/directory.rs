@@ -206,7 +206,8 @@ fn parts(metadata: &api::Metadata, name: &str, part: impl Serialize) -> anyhow::
 }
 
 impl Publish for Publisher {
-    fn put_node_spec(&self, name: &str, spec: &api::MeshNodeSpec) -> anyhow::Result<()> {
+    /// A folder has no garbage collector: the UID is of no use there.
+    fn put_node_spec(&self, (name, _): (&str, &str), spec: &api::MeshNodeSpec) -> anyhow::Result<()> {
         let metadata = api::Metadata { name: name.to_owned(), ..api::Metadata::default() };
         self.put(&format!("meshnodes/{name}.yaml"), "MeshNode", &parts(&metadata, "spec", spec)?)
     }

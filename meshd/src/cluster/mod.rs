@@ -15,7 +15,9 @@ mod parse;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use anyhow::Context as _;
 use identity::NodeName;
 use plan::ObjectKey;
 use tokio::sync::mpsc;
@@ -57,6 +59,8 @@ pub(crate) struct Judgement {
 pub(crate) struct Referent {
     /// Group and version, as in the object's `apiVersion`.
     pub(crate) api_version: String,
+    /// The object's own name, where its key has another beside its group.
+    pub(crate) name: String,
     /// The object's UID: an Event is about one life of a name.
     pub(crate) uid: String,
 }
@@ -64,8 +68,8 @@ pub(crate) struct Referent {
 /// Objects out. Every call is a whole object and may be repeated; what is unchanged is not written. An error means that
 /// the call did nothing: it is to be repeated, with whatever is right by then.
 pub(crate) trait Publish {
-    /// A node's own report.
-    fn put_node_spec(&self, name: &str, spec: &api::MeshNodeSpec) -> anyhow::Result<()>;
+    /// A node's own report; with the UID of its Node object, it goes when that goes. Empty where there is none.
+    fn put_node_spec(&self, node: (&str, &str), spec: &api::MeshNodeSpec) -> anyhow::Result<()>;
     /// The controller's answer to a node.
     fn put_node_status(&self, name: &str, status: &api::MeshNodeStatus) -> anyhow::Result<()>;
     /// The controller's word on one node's addresses. Slices become visible in the order of these calls.
@@ -166,11 +170,13 @@ impl Cluster {
         match self {
             Self::Directory(_) => Ok(Lead { kubernetes: None, state_dir: state_dir.to_path_buf() }),
             Self::Kubernetes(server) => {
+                // first, since the lease is not renewed while this is waited for
+                server.await_admission().await;
                 let (leadership, secret) = server.lead(namespace);
                 leadership.acquire().await;
-                server.await_admission().await;
                 secret.fetch(state_dir).await?;
-                Ok(Lead { kubernetes: Some((leadership, secret)), state_dir: state_dir.to_path_buf() })
+                let held = Held { server: server.clone(), leadership, secret };
+                Ok(Lead { kubernetes: Some(held), state_dir: state_dir.to_path_buf() })
             }
         }
     }
@@ -184,9 +190,19 @@ impl Cluster {
 
 /// The right to be the controller, and the place where its state folder outlives it.
 pub(crate) struct Lead {
-    kubernetes: Option<(kubernetes::Leadership, kubernetes::StateSecret)>,
+    kubernetes: Option<Held>,
     state_dir: PathBuf,
 }
+
+/// What a controller holds in an API server.
+struct Held {
+    server: kubernetes::Server,
+    leadership: kubernetes::Leadership,
+    secret: kubernetes::StateSecret,
+}
+
+/// Longest time to keep the state folder: the right is not held on to meanwhile.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Lead {
     /// Keeps the state folder as it is now.
@@ -195,15 +211,18 @@ impl Lead {
     /// It cannot be kept; to be tried again.
     pub(crate) async fn keep(&self) -> anyhow::Result<()> {
         match &self.kubernetes {
-            Some((_, secret)) => secret.keep(&self.state_dir).await,
+            Some(held) => {
+                let work = held.secret.keep(&self.state_dir);
+                tokio::time::timeout(KEEP_TIMEOUT, work).await.context("the API server does not answer")?
+            }
             None => Ok(()),
         }
     }
 
     /// Gives the right up, once nothing is written any more.
     pub(crate) async fn release(&self) {
-        if let Some((leadership, _)) = &self.kubernetes
-            && let Err(error) = leadership.release().await
+        if let Some(held) = &self.kubernetes
+            && let Err(error) = held.leadership.release().await
         {
             tracing::warn!(error = format!("{error:#}"), "The lease is not released: it ends by itself");
         }
@@ -212,8 +231,20 @@ impl Lead {
     /// Holds on to the right; returns when it is lost. A folder's controller holds a lock on its state folder instead.
     pub(crate) async fn hold(&self) -> anyhow::Error {
         match &self.kubernetes {
-            Some((leadership, _)) => leadership.hold().await,
+            Some(held) => held.leadership.hold().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Why the cluster no longer vouches for what its nodes write, where it should: somebody may have taken the policy away
+    /// since this controller began.
+    ///
+    /// # Errors
+    /// The API server does not answer in time or refuses.
+    pub(crate) async fn admission_fault(&self) -> anyhow::Result<Option<String>> {
+        match &self.kubernetes {
+            Some(held) => held.server.admission_fault().await,
+            None => Ok(None),
         }
     }
 }

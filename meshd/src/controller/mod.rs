@@ -1,5 +1,7 @@
 //! The controller: signs bindings and says which address belongs to whom.
 
+mod answers;
+mod believed;
 pub(crate) mod ca;
 pub(crate) mod issuer;
 mod issuing;
@@ -13,13 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use identity::{JoinToken, NodeName, SpiffeId, UnixTime};
+use identity::NodeName;
+use jiff::Timestamp;
 use plan::view::{Event as ViewEvent, Object};
 use plan::{Assigner, ClusterView};
-use ring::rand::SecureRandom as _;
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use zeroize::Zeroizing;
 
 use self::issuer::Issuer;
 use self::issuing::{Issued, still_granted};
@@ -28,7 +28,6 @@ use self::registry::{Claim, Registry};
 use crate::clock::wall;
 use crate::cluster::{Event, Lead, Manifest, Publish, Source, api};
 use crate::line_socket::Asked;
-use crate::metrics;
 use crate::store::{self, DirLock, Kind};
 
 const REGISTRY: Kind = Kind {
@@ -55,6 +54,8 @@ pub(crate) struct Controller {
     root_namespace: String,
     period: Duration,
     attested: bool,
+    /// Why the cluster does not vouch for its nodes although it should.
+    unvouched: Option<String>,
     /// The state folder changed and is not kept elsewhere yet.
     unkept: bool,
     issued: Issued,
@@ -93,6 +94,7 @@ impl Controller {
             root_namespace: parts.root_namespace,
             period: parts.period,
             attested: parts.attested,
+            unvouched: None,
             unkept: false,
             issued: Issued::default(),
             outside: Outside::default(),
@@ -129,12 +131,7 @@ impl Controller {
                 event = source.events.recv() => self.take_event(event.context("the cluster is not watched any more")?),
                 Some(asked) = admin.recv() => self.answer(asked),
                 () = sleep => {}
-                _ = round.tick() => {
-                    if self.issuer.renew(wall())? {
-                        self.unkept = true;
-                        self.publish_trust()?;
-                    }
-                }
+                _ = round.tick() => self.go_round(lead).await?,
             }
             for _ in 0..BURST_MAX {
                 match source.events.try_recv() {
@@ -150,6 +147,30 @@ impl Controller {
             }
             due = self.publish_all();
         }
+    }
+
+    /// What nobody announces: certificates that end, and whether the cluster still holds its nodes to their own reports.
+    async fn go_round(&mut self, lead: &Lead) -> anyhow::Result<()> {
+        if self.issuer.renew(wall())? {
+            self.unkept = true;
+            self.publish_trust()?;
+        }
+        // of a server that does not answer no news comes either
+        let Ok(fault) = lead.admission_fault().await else { return Ok(()) };
+        if fault == self.unvouched {
+            return Ok(());
+        }
+        match &fault {
+            Some(why) => tracing::error!(why, "Nodes are believed only by the credentials that they have joined with"),
+            None => tracing::info!("The API server holds nodes to their own reports again"),
+        }
+        self.unvouched = fault;
+        for name in self.refused_claims.keys().cloned().collect::<Vec<_>>() {
+            if let Some(node) = self.raw.get(&name).cloned() {
+                self.take_node(node);
+            }
+        }
+        Ok(())
     }
 
     fn publish_trust(&self) -> anyhow::Result<()> {
@@ -187,6 +208,7 @@ impl Controller {
                         self.raw.remove(&name);
                         self.refused_claims.remove(&name);
                         self.issued.forget_answer(&name);
+                        self.forget_absent();
                     }
                     // somebody removed our word: it is published anew
                     "MeshEndpointSlice" => self.issued.forget_slice(&name),
@@ -242,7 +264,7 @@ impl Controller {
         let claim = Claim { node: name, uid, credential, sequence, signed: &signed, signature: &signature, join };
         let known = self.registry.nodes().any(|node| node == name);
         let changed = if self.attested {
-            self.registry.handle_attested(&claim)?
+            self.registry.handle_attested(&claim, self.unvouched.as_deref())?
         } else {
             self.registry.handle_claim(&claim, wall())?
         };
@@ -253,6 +275,17 @@ impl Controller {
             tracing::info!(node = %name, "Node joined");
         }
         Ok(())
+    }
+
+    /// Where the cluster vouches for its nodes, one that comes again joins again: what is remembered of nodes does not grow
+    /// with all that there ever were.
+    fn forget_absent(&mut self) {
+        if self.attested
+            && self.registry.retain(|name| self.raw.contains_key(name))
+            && let Err(error) = self.write_registry()
+        {
+            tracing::error!(error = format!("{error:#}"), "The registry cannot be written");
+        }
     }
 
     fn write_registry(&mut self) -> anyhow::Result<()> {
@@ -267,7 +300,12 @@ impl Controller {
             return None;
         }
         let trust_domain = self.issuer.verifier().trust_domain().clone();
+        if self.assigner.is_none() {
+            self.forget_absent();
+        }
         let held = std::mem::take(&mut self.held_slices);
+        // what a former life published for nodes that are gone by now goes too
+        self.published.extend(held.keys().filter(|name| !self.raw.contains_key(name)).cloned());
         let root_namespace = &self.root_namespace;
         let begin = || Assigner::new(trust_domain, root_namespace.clone(), held, wall());
         let assigner = self.assigner.get_or_insert_with(begin);
@@ -285,10 +323,11 @@ impl Controller {
             let refused = refused.collect();
             let uid = self.view.mesh_nodes.get(node).map(|n| n.uid.clone()).unwrap_or_default();
             self.issued.follow(self.issuer.as_ref(), (node, &uid), keys, self.period, wall());
-            if let Err(error) = self.publish_status(node, keys, refused, wall()) {
+            if let Err(error) = self.publish_status(node, keys, refused, Timestamp::now()) {
                 tracing::error!(%node, error = format!("{error:#}"), "A node cannot be answered");
             }
         }
+        self.answer_strangers();
         for slice in assignments.slices_in_order() {
             if let Err(error) = self.publish_slice(slice) {
                 tracing::error!(node = %slice.node, error = format!("{error:#}"), "An endpoint slice cannot be published");
@@ -303,6 +342,17 @@ impl Controller {
             }
         }
         due
+    }
+
+    /// Tells nodes that have not joined why their reports are not believed.
+    fn answer_strangers(&mut self) {
+        let joined = &self.view.mesh_nodes;
+        let strangers: Vec<_> = self.refused_claims.keys().filter(|name| !joined.contains_key(name)).cloned().collect();
+        for name in strangers {
+            if let Err(error) = self.publish_status(&name, &[], Vec::new(), Timestamp::now()) {
+                tracing::error!(node = %name, error = format!("{error:#}"), "A node cannot be answered");
+            }
+        }
     }
 
     fn publish_slice(&mut self, slice: &plan::view::EndpointSlice) -> anyhow::Result<()> {
@@ -322,70 +372,23 @@ impl Controller {
         node: &NodeName,
         keys: &[plan::view::RequestedKey],
         refused: Vec<api::Refused>,
-        wall: UnixTime,
+        now: Timestamp,
     ) -> anyhow::Result<()> {
         let held = self.issued.answer(node).or_else(|| self.raw.get(node).map(|raw| &raw.status));
         let bindings = held.map(|status| still_granted(&status.bindings, keys)).unwrap_or_default();
-        let held = held.and_then(|status| status.conditions.first());
-        let conditions = vec![self.outside.condition(node, held, wall)];
-        let status = api::MeshNodeStatus { joined: true, bindings, refused, conditions };
+        let held = held.map_or(&[][..], |status| &status.conditions);
+        let refusal = self.refused_claims.get(node).map(String::as_str);
+        let conditions =
+            vec![believed::condition(refusal, now).after(held), self.outside.condition(node, now).after(held)];
+        // of a node that was rebuilt and is not believed yet, what stays is the former one's
+        let uid = self.raw.get(node).map(|raw| &raw.spec.node_uid);
+        let joined = self.view.mesh_nodes.get(node).is_some_and(|known| Some(&known.uid) == uid);
+        let status = api::MeshNodeStatus { joined, bindings, refused, conditions };
         if self.issued.is_answered(node, &status) {
             return Ok(());
         }
         self.publisher.put_node_status(&node.0, &status)?;
         self.issued.note_answered(node, status);
         Ok(())
-    }
-
-    fn answer(&mut self, asked: Asked) {
-        let question: Value = serde_json::from_slice(&asked.line).unwrap_or_default();
-        let line = match self.answer_verb(&question) {
-            Ok(result) => json!({"ok": true, "result": result}),
-            Err(error) => json!({"ok": false, "error": format!("{error:#}")}),
-        };
-        // whoever asked may have gone
-        let _gone = asked.reply.send(line.to_string().into_bytes());
-    }
-
-    fn answer_verb(&mut self, question: &Value) -> anyhow::Result<Value> {
-        let text = |key: &str| question.get(key).and_then(Value::as_str);
-        match text("verb").unwrap_or_default() {
-            "token" => {
-                let node: NodeName = text("node").context("name the node that the token is for")?.parse()?;
-                self.make_token(node)
-            }
-            "revoke" | "restore" => {
-                let identity: SpiffeId = text("identity").context("name the identity")?.parse()?;
-                let revoked = text("verb") == Some("revoke");
-                let changed = self.registry.set_revoked(identity, revoked);
-                self.write_registry()?;
-                Ok(json!({"changed": changed}))
-            }
-            "status" => Ok(self.status()),
-            "metrics" => Ok(Value::String(metrics::of_controller(&self.status()))),
-            verb => anyhow::bail!("there is no verb `{verb}`: token, revoke, restore, status, metrics"),
-        }
-    }
-
-    fn status(&self) -> Value {
-        json!({
-            "trust_domain": self.trust_domain,
-            "healthy": true,
-            "nodes": self.registry.nodes().map(|n| n.0.clone()).collect::<Vec<_>>(),
-            "revoked": self.registry.revoked(),
-            "outside": self.outside.told().map(|(node, pod)| json!({"node": node, "pod": pod})).collect::<Vec<_>>(),
-            "refused": self.refused_claims.iter().map(|(n, r)| json!({"node": n, "reason": r})).collect::<Vec<_>>(),
-        })
-    }
-
-    fn make_token(&mut self, node: NodeName) -> anyhow::Result<Value> {
-        let mut random = Zeroizing::new([0; 40]);
-        let fill = ring::rand::SystemRandom::new().fill(random.as_mut_slice());
-        fill.map_err(|_nothing| anyhow::anyhow!("the kernel has no random numbers for us"))?;
-        let token = JoinToken::generate(random, self.issuer.bundle().root_fingerprint());
-        self.registry.add_token(&token, node.clone(), wall());
-        self.write_registry()?;
-        tracing::info!(%node, token = token.id(), "Join token made");
-        Ok(json!({"node": node, "token": token.expose_text().as_str(), "expires_in_s": registry::TOKEN_SECONDS}))
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use identity::{NodeName, UnixTime};
+use identity::NodeName;
 use jiff::Timestamp;
 use plan::ClusterView;
 
@@ -54,10 +54,10 @@ impl Outside {
         self.told.iter().map(|(node, pod)| (node, pod.as_str()))
     }
 
-    /// What the status of a node's MeshNode says about its pods; `held` is what it says now.
-    pub(super) fn condition(&self, node: &NodeName, held: Option<&Condition>, wall: UnixTime) -> Condition {
+    /// What the status of a node's MeshNode says about its pods.
+    pub(super) fn condition(&self, node: &NodeName, now: Timestamp) -> Condition {
         let pods: Vec<_> = self.told().filter(|(of, _)| *of == node).map(|(_, pod)| pod).collect();
-        let (status, reason) = if pods.is_empty() { ("True", "AllAttached") } else { ("False", "PodsOutside") };
+        let reason = if pods.is_empty() { "AllAttached" } else { "PodsOutside" };
         let mut message = pods.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
         if pods.len() > NAMES_MAX {
             message = format!("{message} and {} more", pods.len() - NAMES_MAX);
@@ -65,16 +65,7 @@ impl Outside {
         if !pods.is_empty() {
             message = format!("labelled into the mesh, and not protected by it: {message}");
         }
-        let now = Timestamp::from_second(i64::try_from(wall.0).unwrap_or_default()).unwrap_or_default();
-        let condition = Condition {
-            kind: ATTACHED.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message,
-            observed_generation: None,
-            last_transition_time: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        };
-        condition.since(held)
+        Condition::new(ATTACHED, pods.is_empty(), (reason, message), now)
     }
 }
 
@@ -97,7 +88,9 @@ mod tests {
 
     use super::*;
 
-    const WALL: UnixTime = UnixTime(60);
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
 
     fn pod(name: &str) -> Object {
         Object::Pod(Pod {
@@ -157,15 +150,15 @@ mod tests {
         assert_eq!(outside.poll_timeout(), Some(begin + PATIENCE));
         outside.handle_view(&stray, begin + PATIENCE - Duration::from_millis(1));
         assert!(names(&outside).is_empty());
-        let good = outside.condition(&n1, None, WALL);
+        let good = outside.condition(&n1, at(60));
         assert_eq!((good.status.as_str(), good.last_transition_time.as_str()), ("True", "1970-01-01T00:01:00Z"));
         outside.handle_view(&stray, begin + PATIENCE);
         assert_eq!(names(&outside), ["n1 demo/a"]);
         assert_eq!(outside.poll_timeout(), None);
-        let bad = outside.condition(&n1, Some(&good), UnixTime(120));
+        let bad = outside.condition(&n1, at(120)).after(&[good]);
         assert_eq!((bad.status.as_str(), bad.last_transition_time.as_str()), ("False", "1970-01-01T00:02:00Z"));
         assert!(bad.message.ends_with(": demo/a"), "{}", bad.message);
-        assert_eq!(outside.condition(&n1, Some(&bad), UnixTime(180)), bad, "nothing is new");
+        assert_eq!(outside.condition(&n1, at(180)).after(std::slice::from_ref(&bad)), bad, "nothing is new");
         outside.handle_view(&view("enabled", vec![node(&["a", "b"]), pod("a"), pod("b")]), begin + PATIENCE);
         assert!(names(&outside).is_empty());
     }
@@ -187,7 +180,7 @@ mod tests {
         let view = view("enabled", (0..500).map(|n| pod(&format!("pod-{n}"))).collect());
         outside.handle_view(&view, begin);
         outside.handle_view(&view, begin + PATIENCE);
-        let condition = outside.condition(&NodeName("n1".to_owned()), None, WALL);
+        let condition = outside.condition(&NodeName("n1".to_owned()), at(60));
         assert!(condition.message.ends_with("and 480 more"), "{}", condition.message);
     }
 }

@@ -60,6 +60,8 @@ pub(crate) enum ClaimError {
     WrongProof { node: NodeName },
     #[error("the report of node {node} is not signed by the credential it joined with")]
     WrongSignature { node: NodeName },
+    #[error("node {node} comes with another credential while nobody vouches for it: {why}")]
+    NotVouchedFor { node: NodeName, why: String },
     #[error("the report of node {node} is older than one already seen ({sequence} < {seen})")]
     Stale { node: NodeName, sequence: u64, seen: u64 },
 }
@@ -86,8 +88,9 @@ impl Registry {
     }
 
     /// Takes a node's report that the cluster vouches for: whoever wrote it held that node's own token. A rebuilt node
-    /// comes with another credential; reports are in the order of the cluster. True when the registry must be written.
-    pub(crate) fn handle_attested(&mut self, claim: &Claim<'_>) -> Result<bool, ClaimError> {
+    /// comes with another credential; reports are in the order of the cluster. Where the cluster does not vouch, `fault` says why,
+    /// and only the credential that is known already is believed. True when the registry must be written.
+    pub(crate) fn handle_attested(&mut self, claim: &Claim<'_>, fault: Option<&str>) -> Result<bool, ClaimError> {
         let node = claim.node.clone();
         if verify_spec(&claim.credential, claim.node, claim.signed, claim.signature).is_err() {
             return Err(ClaimError::WrongSignature { node });
@@ -95,6 +98,9 @@ impl Registry {
         let held = self.joined.get(claim.node);
         if held.is_some_and(|held| held.credential == claim.credential && held.uid == claim.uid) {
             return Ok(false);
+        }
+        if let Some(why) = fault {
+            return Err(ClaimError::NotVouchedFor { node, why: why.to_owned() });
         }
         let joined = Joined { uid: claim.uid.to_owned(), credential: claim.credential, sequence: claim.sequence };
         self.joined.insert(node, joined);
@@ -139,6 +145,13 @@ impl Registry {
     /// Withdraws an identity (`true`) or gives it back; true when that changed anything.
     pub(crate) fn set_revoked(&mut self, identity: SpiffeId, revoked: bool) -> bool {
         if revoked { self.revoked.insert(identity) } else { self.revoked.remove(&identity) }
+    }
+
+    /// Forgets every node but these; true when the registry must be written.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(&NodeName) -> bool) -> bool {
+        let before = self.joined.len();
+        self.joined.retain(|name, _| is_there(name));
+        self.joined.len() != before
     }
 
     /// Nodes that have joined.

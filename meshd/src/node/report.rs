@@ -15,6 +15,7 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 impl Node {
     /// Publishes the report where it differs from the last one.
     pub(super) fn publish_report(&mut self) {
+        let Some(owner) = self.owner() else { return };
         let mut spec = self.spec();
         let held = self.raw_nodes.get(&self.config.node).map(|node| &node.spec);
         if let Some(last) = self.published.as_ref().or(held) {
@@ -34,7 +35,7 @@ impl Node {
         let seen = held.map_or(0, |held| held.sequence).max(self.sequence);
         spec.sequence = seen + 1;
         spec.signature = BASE64.encode(self.files.credential.sign_spec(&self.config.node, &spec.signed_bytes()));
-        match self.publisher.put_node_spec(&self.config.node.0, &spec) {
+        match self.publisher.put_node_spec((&self.config.node.0, &owner), &spec) {
             Ok(()) => {
                 self.trouble.remove("report");
                 self.sequence = spec.sequence;
@@ -43,6 +44,14 @@ impl Node {
             }
             Err(error) => self.note_trouble("report", &error),
         }
+    }
+
+    /// UID of the Node object that the report goes with. An API server's node that has none was deleted: a report of it would
+    /// stay for ever. A folder's node needs none.
+    fn owner(&self) -> Option<String> {
+        let own = self.view.nodes.get(&self.config.node).map(|node| node.uid.clone());
+        let is_folder = self.config.shared.directory.is_some();
+        own.filter(|uid| !uid.is_empty()).or_else(|| is_folder.then(String::new))
     }
 
     /// Whether what the cluster holds is another's doing, and not only our former report that the new one has not

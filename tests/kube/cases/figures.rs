@@ -10,16 +10,13 @@ use super::Case;
 use super::trust::as_admin;
 use crate::cluster::{Cluster, NODES};
 use crate::pod::{namespace, peer_authentication, pod};
-use crate::shell::{eventually, run};
-use crate::weft;
+use crate::shell::eventually;
 
 /// Before Weft comes.
 pub const WITHOUT: &[(&str, Case)] = &[("figure_pods_ready_without_weft", pods_ready_without)];
 /// With it.
 pub const WITH: &[(&str, Case)] =
     &[("figure_pods_ready_with_weft", pods_ready_with), ("figure_from_a_write_to_its_effect", from_write_to_effect)];
-/// At the end of all, since it leaves a cluster that has much to forget.
-pub const LAST: &[(&str, Case)] = &[("figure_five_thousand_pods", five_thousand_pods)];
 
 /// Pods of the comparison, half on each node.
 const PODS: usize = 100;
@@ -188,100 +185,12 @@ fn from_write_to_effect(cluster: &Cluster) {
     cluster.delete_namespaces(&["effect", "effect-plain"]);
 }
 
-/// Resident memory in MiB and processor time in seconds of the first process whose command line begins so.
-fn process(cluster: &Cluster, node: &str, command: &str) -> (f64, f64) {
-    let text = cluster.must_on(
-        node,
-        &format!(
-            "p=$(pgrep -o -f '^{command}') && awk '/VmRSS/ {{print $2/1024}}' /proc/$p/status && \
-             sed 's/.*) //' /proc/$p/stat | awk '{{print ($12+$13)/100}}'"
-        ),
-    );
-    let mut numbers = text.split_whitespace().map(|word| word.parse().expect("a number"));
-    (numbers.next().expect("memory"), numbers.next().expect("time"))
-}
-
 /// Lists that Weft's programs were given since the API server began, and those of kinds that are not installed.
 pub fn lists(cluster: &Cluster) -> (usize, usize) {
     let text = std::fs::read_to_string(cluster.dir.join("audit.log")).expect("the API server writes it");
     let all = text.lines().filter(|line| line.contains("\"verb\":\"list\""));
     let (absent, given): (Vec<_>, Vec<_>) = all.partition(|line| line.contains("\"code\":404"));
     (given.len(), absent.len())
-}
-
-const NODE: &str = "/usr/local/bin/meshd node";
-const CONTROLLER: &str = "/usr/local/bin/meshd controller";
-
-fn five_thousand_pods(cluster: &Cluster) {
-    let (nodes, pods, services) = ("500", "5000", "1000");
-    weft::install(cluster, "default");
-    // nobody keeps the heartbeats of these nodes
-    cluster.plane.kill("kube-controller-manager");
-    let spaces: String = (0..20)
-        .map(|i| {
-            namespace(&format!("scale-{i}"), i % 2 == 0)
-                + &format!(
-                    "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: default, namespace: scale-{i}}}\n---\n"
-                )
-        })
-        .collect();
-    cluster.apply(&spaces);
-    let authority = cluster.dir.join("pki/ca.crt").display().to_string();
-    let program = include_str!("../load/populate.py");
-    let took = run(
-        "python3",
-        &["-c", program, crate::control_plane::ADDRESS, &authority, "admin-token", nodes, pods, services],
-    );
-    eprintln!(
-        "figure: {nodes} nodes, {pods} running pods of two families and {services} Services written in {:.0} s",
-        took.trim().parse::<f64>().expect("a number")
-    );
-    // one that lost its lease while all that was written is followed by another
-    let path = ["-n", "weft-system", "get", "lease", "weft-controller", "-o", "jsonpath={.spec.holderIdentity}"];
-    let (leader, _) = eventually("a controller leads", Duration::from_secs(60), || {
-        // a holder is named after its node
-        let holder = cluster.kubectl(&path);
-        NODES.into_iter().find(|node| holder.split('_').next() == Some(node))
-    });
-    // it has taken all of it in when its processor rests
-    let rests = || {
-        let before = process(cluster, "n1", NODE).1 + process(cluster, leader, CONTROLLER).1;
-        std::thread::sleep(Duration::from_secs(3));
-        (process(cluster, "n1", NODE).1 + process(cluster, leader, CONTROLLER).1 - before < 0.5).then_some(())
-    };
-    eventually("Weft has taken it in", Duration::from_secs(180), rests);
-    let (listed, began) = (lists(cluster), Instant::now());
-    let before = [process(cluster, "n1", NODE), process(cluster, leader, CONTROLLER)];
-    std::thread::sleep(Duration::from_secs(30));
-    let seconds = began.elapsed().as_secs_f64();
-    let after = [process(cluster, "n1", NODE), process(cluster, leader, CONTROLLER)];
-    for (index, (name, goal)) in [("meshd node", 120), ("meshd controller", 250)].iter().enumerate() {
-        let share = (after[index].1 - before[index].1) / seconds * 100.0;
-        eprintln!(
-            "figure: {name}: {:.1} MiB resident (goal {goal} MiB), {share:.2} % of a core at rest (goal 1 %)",
-            after[index].0
-        );
-    }
-    let (full, absent) = lists(cluster);
-    eprintln!(
-        "figure: full lists of ours in {seconds:.0} s at rest: {} (goal 0); looks for kinds that are not installed: {}",
-        full - listed.0,
-        absent - listed.1
-    );
-    // a daemon that begins again
-    cluster.must_on("n1", &format!("kill -9 $(pgrep -o -f '^{NODE}')"));
-    eventually("the daemon is started again", Duration::from_secs(30), || {
-        cluster.on_node("n1", &["pgrep", "-f", &format!("^{NODE}")]).status.success().then_some(())
-    });
-    let meshctl = weft::program("meshctl").display().to_string();
-    let ready = || cluster.on_node("n1", &[&meshctl, "status"]).status.success().then_some(());
-    let ((), took) = eventually("the daemon is ready", Duration::from_secs(60), ready);
-    eprintln!(
-        "figure: from a daemon's start until it has listed everything and serves: {:.1} s (goal 5 s)",
-        took.as_secs_f64()
-    );
-    eprintln!("figure: meshd node after that: {:.1} MiB resident (goal 120 MiB)", process(cluster, "n1", NODE).0);
-    cluster.kubectl(&["delete", "nodes", "-l", "!kubernetes.io/hostname", "--wait=false"]);
 }
 
 impl crate::pod::Pod {

@@ -27,7 +27,11 @@ fn a_node_is_deleted(cluster: &Cluster) {
     cluster.plane.kill("kube-controller-manager");
     cluster.must_on("n2", &format!("kill -STOP {DAEMON}"));
     cluster.kubectl(&["delete", "node", "n2"]);
-    cluster.kubectl(&["delete", "meshnode,meshendpointslice", "n2"]);
+    cluster.kubectl(&["delete", "meshnode", "n2"]);
+    eventually("the controller takes its word on the node away", Duration::from_secs(20), || {
+        let slice = cluster.try_kubectl(&["get", "meshendpointslice", "n2", "--ignore-not-found", "-o", "name"]);
+        (slice.status.success() && slice.stdout.is_empty()).then_some(())
+    });
     let refused = || server.ips.iter().all(|ip| client.echo(*ip, MARKER).is_none()).then_some(());
     eventually("a node that is gone is not reached", Duration::from_secs(20), refused);
     let begin = Instant::now();

@@ -8,6 +8,7 @@ mod figures;
 mod gone;
 mod host;
 mod istio;
+mod lies;
 mod modes;
 mod names;
 mod objects;
@@ -17,8 +18,10 @@ mod packages;
 mod people;
 mod pods;
 mod policy;
+mod rest;
 mod reuse;
 mod runtime;
+mod scale;
 mod services;
 mod start;
 mod tiers;
@@ -45,6 +48,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         objects::CASES,
         authorization::CASES,
         trust::CASES,
+        lies::CASES,
         people::CASES,
         packages::CASES,
         services::CASES,
@@ -69,9 +73,10 @@ pub fn all() -> Vec<(&'static str, Case)> {
         outage::LONG,
         versions::LONG,
         figures::WITH,
+        rest::CASES,
         uninstall::CASES,
         elsewhere::CASES,
-        figures::LAST,
+        scale::LAST,
     ]
     .concat()
 }

@@ -23,7 +23,7 @@ fn attached(cluster: &Cluster, node: &str) -> String {
 }
 
 /// The daemon's pod on a node.
-fn daemon(cluster: &Cluster, node: &str) -> String {
+pub fn daemon(cluster: &Cluster, node: &str) -> String {
     let pods = cluster.json(&["-n", "weft-system", "get", "pods", "-l", "app.kubernetes.io/name=weft-node"]);
     // while daemons are rolled there are two on a node, and the one that stays is the newer
     let all = pods["items"].as_array().into_iter().flatten().filter(|pod| pod["spec"]["nodeName"] == node);
@@ -135,26 +135,28 @@ fn settled(cluster: &Cluster) -> u64 {
     .0
 }
 
-/// How often all programs together may have looked for kinds that are not installed, in the time that just passed.
-fn looks_at_most(cluster: &Cluster, passed: Duration) -> usize {
-    /// Istio's, and the administrator's tiers.
-    const KINDS: u64 = 4;
-    /// Seconds between two looks: half a minute, less its half by chance.
-    const PAUSE: u64 = 15;
-    /// Looks of a program that has just started before it is as patient: its waits double from a quarter of a second.
-    const FIRST: u64 = 7;
-    /// Seconds that these take at most.
-    const FIRST_SECONDS: u64 = 32;
-    let passed = passed.as_secs() + 1;
-    let before = format!("-{} seconds", passed + FIRST_SECONDS);
-    let before = crate::shell::run("date", &["-u", "-d", &before, "+%FT%TZ"]).trim().to_owned();
-    let began = "jsonpath={.items[*].status.containerStatuses[*].state.running.startedAt}";
-    let began = cluster.kubectl(&["-n", "weft-system", "get", "pods", "-o", began]);
-    let looks = began.split_whitespace().map(|began| {
-        let impatient = if began > before.as_str() { FIRST } else { 0 };
-        KINDS * (passed / PAUSE + 1 + impatient)
-    });
-    usize::try_from(looks.sum::<u64>()).expect("a case ends")
+/// How often Weft's programs have begun to watch: the containers that run, by name and how often each was started, and who
+/// leads, since a controller watches when it does.
+fn begun(cluster: &Cluster) -> std::collections::BTreeSet<String> {
+    let each = "{range .items[*]}{.metadata.name} {.status.containerStatuses[*].restartCount}{\"\\n\"}{end}";
+    let pods = cluster.kubectl(&["-n", "weft-system", "get", "pods", "-o", &format!("jsonpath={each}")]);
+    let holder = "jsonpath={.spec.holderIdentity} {.spec.leaseTransitions}";
+    let leader = cluster.kubectl(&["-n", "weft-system", "get", "lease", "weft-controller", "-o", holder]);
+    pods.lines().map(str::to_owned).chain([leader]).collect()
+}
+
+/// Waits until nobody has looked for a kind that is not installed for three seconds: a program does so when it begins, and then
+/// not again. What was counted then, lists and looks.
+fn looked(cluster: &Cluster) -> (usize, usize) {
+    let (mut last, mut since) = (super::figures::lists(cluster), Instant::now());
+    eventually("the looks for kinds that are not installed end", Duration::from_secs(60), || {
+        let now = super::figures::lists(cluster);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        (since.elapsed() > Duration::from_secs(3)).then_some(now)
+    })
+    .0
 }
 
 fn a_start_costs_few_writes(cluster: &Cluster) {
@@ -171,7 +173,7 @@ fn a_start_costs_few_writes(cluster: &Cluster) {
         names.for_each(|n| drop(cluster.pod(&format!("writes/p{n}"))));
         settled(cluster) - before
     };
-    let (listed, began) = (super::figures::lists(cluster), Instant::now());
+    let (listed, before) = (looked(cluster), begun(cluster));
     let (first, known) = (start(0..1), start(1..2));
     let (alone, together) = (start(2..3), start(3..3 + PODS));
     eprintln!(
@@ -183,7 +185,9 @@ fn a_start_costs_few_writes(cluster: &Cluster) {
     assert!(together <= 2 * PODS, "{together} writes for {PODS} pods");
     let (full, absent) = super::figures::lists(cluster);
     assert_eq!(full, listed.0, "what changes comes by watches, and nothing is listed a second time");
-    let (absent, most) = (absent - listed.1, looks_at_most(cluster, began.elapsed()));
+    // Istio's, and the administrator's three: each once by a program that has begun meanwhile
+    let most = 4 * begun(cluster).difference(&before).count();
+    let absent = absent - listed.1;
     eprintln!("{absent} looks for kinds that are not installed, of {most} at most");
     assert!(absent <= most, "{absent} looks for kinds that are not installed, at most {most}");
     cluster.delete_namespaces(&["writes"]);

@@ -85,9 +85,9 @@ fn a_stolen_node_token(cluster: &Cluster) {
 }
 
 /// Where our kinds are.
-const OURS: &str = "apis/weft.dev/v1alpha1";
+pub(super) const OURS: &str = "apis/weft.dev/v1alpha1";
 
-/// One request with a token and nothing else: the answer's code and text.
+/// As [`send`], with an annotation, or an object of no meaning.
 fn request(cluster: &Cluster, token: &str, method: &str, path: &str) -> (u16, String) {
     let body = if method == "PATCH" { r#"{"metadata":{"annotations":{"test":"was here"}}}"# } else { BODY };
     send(cluster, token, method, path, body)
@@ -102,12 +102,24 @@ pub fn as_admin(cluster: &Cluster, method: &str, path: &str, body: &str) {
 const BODY: &str = r#"{"apiVersion":"weft.dev/v1alpha1","kind":"MeshNode","metadata":{"name":"n9","annotations":{"test":"was here"}},
     "spec":{"nodeUID":"u","credential":"c","sequence":1,"signature":"s"}}"#;
 
-fn send(cluster: &Cluster, token: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+/// One request with a token and nothing else: the answer's code and text.
+pub(super) fn send(cluster: &Cluster, token: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    send_with(cluster, token, (method, path), body, &[])
+}
+
+/// As [`send`], with more headers.
+pub(super) fn send_with(
+    cluster: &Cluster,
+    token: &str,
+    (method, path): (&str, &str),
+    body: &str,
+    headers: &[String],
+) -> (u16, String) {
     let kind = if method == "PATCH" { "merge-patch+json" } else { "json" };
     let (authority, url) = (cluster.dir.join("pki/ca.crt"), format!("https://{ADDRESS}:6443/{path}"));
-    let headers = [format!("Authorization: Bearer {token}"), format!("Content-Type: application/{kind}")];
-    let mut arguments =
-        vec!["-s", "--noproxy", "*", "-w", "\n%{http_code}", "-X", method, "-H", &headers[0], "-H", &headers[1]];
+    let own = [format!("Authorization: Bearer {token}"), format!("Content-Type: application/{kind}")];
+    let mut arguments = vec!["-s", "--noproxy", "*", "-w", "\n%{http_code}", "-X", method];
+    arguments.extend(own.iter().chain(headers).flat_map(|header| ["-H", header]));
     let authority = authority.display().to_string();
     arguments.extend(["--cacert", &authority, &url]);
     if method != "GET" && method != "DELETE" {

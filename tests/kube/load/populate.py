@@ -1,6 +1,6 @@
 """populate.py SERVER CA TOKEN NODES PODS SERVICES: makes that many Nodes, running Pods with addresses, and Services, by four connections.
 
-Every other namespace is enrolled. Prints how long it took in seconds."""
+Every other namespace is enrolled; the pods of a node are of as many namespaces. Prints how long it took in seconds."""
 import http.client
 import json
 import ssl
@@ -31,7 +31,7 @@ def thread_work(share, of):
         address = [{"type": "InternalIP", "address": "172.20.%d.%d" % (i // 250, i % 250 + 1)}]
         send("PATCH", core + "/nodes/scale-%d/status" % i, {"status": {"addresses": address}}, "merge-patch+json")
     for i in range(share, pods, of):
-        node, space, name = i % nodes, i % spaces, "pod-%d" % i
+        node, space, name = i % nodes, (i + i // nodes) % spaces, "pod-%d" % i
         path = core + "/namespaces/scale-%d/pods" % space
         spec = {"nodeName": "scale-%d" % node, "automountServiceAccountToken": False, "containers": [{"name": "main", "image": "x"}]}
         send("POST", path, {"metadata": {"name": name, "labels": {"app": "app-%d" % (i % 200)}}, "spec": spec})

@@ -267,6 +267,8 @@ impl<'a> Belief<'a> {
         }
         match self.view.nodes.get(&node.name).filter(|known| !known.addresses.is_empty()) {
             Some(known) => (!known.addresses.contains(&ip)).then_some(AddressFault::Unlisted),
+            // its own object is missing or says nothing, as of a node that was deleted: whoever lists the address has it now
+            None if self.is_node_address(ip) => Some(AddressFault::NodeAddress),
             None => self.by_status.contains_key(&ip).then_some(AddressFault::Held),
         }
     }

@@ -7,7 +7,7 @@ use policy::{Labels, Mode};
 use proptest::prelude::*;
 
 use super::*;
-use crate::view::{Event, Node, Object, ReportedAttachment};
+use crate::view::{Event, Node, Object, ObjectKey, ReportedAttachment};
 use crate::world::{ROOT, ip, key, mesh_label, mesh_node, namespace, node, pod, policy, range, some_instant, spiffe};
 
 struct World {
@@ -49,6 +49,7 @@ impl World {
         for name in ["n1", "n2"] {
             self.apply(Object::Node(Node {
                 name: node(name),
+                uid: format!("uid-{name}"),
                 labels: Labels::new(),
                 pod_cidrs: vec![],
                 addresses: vec![],
@@ -137,6 +138,21 @@ fn id_14_a_node_is_not_believed_about_what_is_not_its_own() {
     world.report("n2", |r| r.addresses = ["192.0.2.1", "10.1.0.5", "192.0.2.2"].map(ip).into());
     let endpoints = world.assign().slices[&node("n2")].endpoints.keys().copied().collect::<Vec<_>>();
     assert_eq!(endpoints, [ip("192.0.2.2")]);
+}
+
+/// A cloud gives a new node the address of one that it took away, whose report is still there.
+#[test]
+fn id_14_a_node_whose_object_is_gone_keeps_no_address_that_another_lists() {
+    let mut world = World::new();
+    world.report("n1", |r| r.addresses = [ip("192.0.2.1")].into());
+    assert!(world.endpoint("n1", "192.0.2.1").is_some());
+    world.handle(Event::Delete(ObjectKey { kind: "Node", namespace: String::new(), name: "n1".to_owned() }));
+    assert!(world.endpoint("n1", "192.0.2.1").is_some(), "nobody else has it");
+    world.apply(range("n3", "10.3.0.0/16", "192.0.2.1"));
+    world.report("n3", |r| r.addresses = [ip("192.0.2.1")].into());
+    let out = world.assign();
+    assert!(out.slices[&node("n1")].endpoints.is_empty());
+    assert!(out.slices[&node("n3")].endpoints.contains_key(&ip("192.0.2.1")));
 }
 
 /// ID-14 where no range is known: it is status and who came first that decide.

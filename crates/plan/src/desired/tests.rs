@@ -39,7 +39,13 @@ fn slice(on: &str, revision: u64, endpoints: impl IntoIterator<Item = (IpAddr, E
 
 fn range(name: &str, cidr: &str) -> Event {
     let pod_cidrs = vec![cidr.parse().unwrap()];
-    Event::Apply(Object::Node(Node { name: node(name), labels: Labels::new(), pod_cidrs, addresses: vec![] }))
+    Event::Apply(Object::Node(Node {
+        name: node(name),
+        uid: String::new(),
+        labels: Labels::new(),
+        pod_cidrs,
+        addresses: vec![],
+    }))
 }
 
 /// Node n1 with pod a (10.1.0.5) attached, node n2 with 10.2.0.7 as the slice says.
@@ -273,6 +279,7 @@ fn a_range_that_swallows_this_nodes_workloads_or_a_nodes_address_does_not_captur
     let swallowing = Node {
         labels: Labels::new(),
         name: node("n2"),
+        uid: String::new(),
         pod_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()],
         addresses: vec![ip("192.0.2.2")],
     };

@@ -81,6 +81,8 @@ pub struct Pod {
 pub struct Node {
     /// `metadata.name`.
     pub name: NodeName,
+    /// `metadata.uid`: what a node's own objects go with; empty where nobody gives one.
+    pub uid: String,
     /// `metadata.labels`, which the administrator's policies can select by.
     pub labels: Labels,
     /// `spec.podCIDRs`: addresses outside are refused in a node's report, where this is known.

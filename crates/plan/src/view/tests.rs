@@ -108,6 +108,7 @@ fn one_object_more_than_there_is_room_for_is_refused_and_known_ones_still_change
         let name = NodeName(format!("n{index}"));
         view.handle(Event::Apply(Object::Node(Node {
             name,
+            uid: String::new(),
             labels: Labels::new(),
             pod_cidrs: vec![],
             addresses: vec![],
@@ -117,6 +118,7 @@ fn one_object_more_than_there_is_room_for_is_refused_and_known_ones_still_change
     let node = |name: &str, addresses| {
         Event::Apply(Object::Node(Node {
             name: NodeName(name.to_owned()),
+            uid: String::new(),
             labels: Labels::new(),
             pod_cidrs: vec![],
             addresses,

@@ -95,11 +95,11 @@ fn event(writer: &str, key: &ObjectKey, referent: &Referent, condition: &api::Co
     hash.write(referent.uid.as_bytes());
     hash.write(message.as_bytes());
     // names of objects are ASCII (RFC 1123), and the whole has to be one of at most 253
-    let start: String = key.name.chars().take(200).collect();
+    let start: String = referent.name.chars().take(200).collect();
     let name = format!("{}.{:016x}", start.trim_end_matches(['.', '-']), hash.finish());
     // an empty namespace is none to the server
     let about = json!({
-        "apiVersion": referent.api_version, "kind": key.kind, "namespace": key.namespace, "name": key.name,
+        "apiVersion": referent.api_version, "kind": key.kind, "namespace": key.namespace, "name": referent.name,
         "uid": referent.uid,
     });
     let namespace = if key.namespace.is_empty() { NOBODYS_NAMESPACE } else { &key.namespace };
@@ -133,7 +133,11 @@ mod tests {
 
     fn told(name: &str, namespace: &str, message: &str) -> Value {
         let key = ObjectKey { kind: "NetworkPolicy", namespace: namespace.to_owned(), name: name.to_owned() };
-        let referent = Referent { api_version: "networking.k8s.io/v1".to_owned(), uid: format!("uid of {name}") };
+        let referent = Referent {
+            api_version: "networking.k8s.io/v1".to_owned(),
+            name: name.to_owned(),
+            uid: format!("uid of {name}"),
+        };
         let condition = api::Condition {
             kind: "Accepted".to_owned(),
             status: "False".to_owned(),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::api::Condition;
 use super::super::{Judgement, Referent, convert};
-use super::object::{ADMINISTRATORS, AUTHORIZATION_POLICY, KindName, NETWORK_POLICY, PEER_AUTHENTICATION, Raw};
+use super::object::{ADMINISTRATORS, AUTHORIZATION_POLICY, ISTIO, KindName, NETWORK_POLICY, PEER_AUTHENTICATION, Raw};
 
 /// The condition's type.
 const ACCEPTED: &str = "Accepted";
@@ -27,10 +27,10 @@ impl Held {
     /// `None` for kinds that have no place for it, or are not ours to speak of.
     pub(super) fn of(kind: &KindName, object: &Raw) -> Option<Self> {
         let generation = object.metadata.generation;
-        // NetworkPolicy has no status, and the one of the administrator's tiers is not ours to write
-        if [NETWORK_POLICY.group, ADMINISTRATORS].contains(&kind.group) {
-            let uid = object.metadata.uid.clone()?;
-            let referent = Referent { api_version: kind.resource().api_version, uid };
+        // NetworkPolicy has no status, and those of the administrator's tiers and of Istio's kind are not ours to write
+        if [NETWORK_POLICY.group, ADMINISTRATORS, ISTIO].contains(&kind.group) {
+            let (name, uid) = (object.metadata.name.clone()?, object.metadata.uid.clone()?);
+            let referent = Referent { api_version: kind.resource().api_version, name, uid };
             return Some(Self { condition: None, generation, referent: Some(referent) });
         }
         let ours = [PEER_AUTHENTICATION, AUTHORIZATION_POLICY];
@@ -55,20 +55,13 @@ impl Held {
             // an Event tells what happened: that all is well is none
             return None;
         }
-        let (status, reason, message) = match (refused, parts) {
-            (Some(why), _) => ("False", "Refused", format!("{}; what was known before stays", short(key, why))),
-            (None, []) => ("True", "Read", String::new()),
-            (None, parts) => ("False", "PartsUnreadable", message(key, parts)),
+        let (holds, why) = match (refused, parts) {
+            (Some(why), _) => (false, ("Refused", format!("{}; what was known before stays", short(key, why)))),
+            (None, []) => (true, ("Read", String::new())),
+            (None, parts) => (false, ("PartsUnreadable", message(key, parts))),
         };
-        let condition = Condition {
-            kind: ACCEPTED.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message,
-            observed_generation: self.generation,
-            last_transition_time: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        };
-        let condition = condition.since(self.condition.as_ref());
+        let condition = Condition::new(ACCEPTED, holds, why, now).after(self.condition.as_slice());
+        let condition = Condition { observed_generation: self.generation, ..condition };
         let referent = self.referent.clone();
         (Some(&condition) != self.condition.as_ref()).then(|| Judgement { key: key.clone(), condition, referent })
     }
@@ -92,6 +85,7 @@ fn short(key: &ObjectKey, text: &str) -> String {
 mod tests {
     use serde_json::json;
 
+    use super::super::object::WATCHED;
     use super::*;
 
     fn raw(status: Value) -> Raw {
@@ -137,14 +131,28 @@ mod tests {
         assert_eq!(held.judge(&key, None, &[], Timestamp::UNIX_EPOCH), None, "all is well");
         let parts = ["NetworkPolicy n/p: spec.x: bad".to_owned()];
         let judgement = held.judge(&key, None, &parts, Timestamp::UNIX_EPOCH).unwrap();
-        let referent = Referent { api_version: "networking.k8s.io/v1".to_owned(), uid: "u".to_owned() };
+        let (api_version, name) = ("networking.k8s.io/v1".to_owned(), "p".to_owned());
+        let referent = Referent { api_version, name, uid: "u".to_owned() };
         assert_eq!((judgement.condition.message.as_str(), judgement.referent), ("spec.x: bad", Some(referent)));
     }
 
     #[test]
+    fn istios_kind_is_told_of_by_an_event_about_its_own_name() {
+        let istio = WATCHED.iter().find(|kind| kind.group == ISTIO).unwrap();
+        let object = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}});
+        let object = serde_json::from_value(object).unwrap();
+        let key = istio.key(&object).unwrap();
+        let held = Held::of(istio, &object).unwrap();
+        assert_eq!(held.judge(&key, None, &[], Timestamp::UNIX_EPOCH), None, "all is well");
+        let why = format!("PeerAuthentication n/{ISTIO}/p: portLevelMtls needs a selector");
+        let judgement = held.judge(&key, Some(&why), &[], Timestamp::UNIX_EPOCH).unwrap();
+        assert!(judgement.condition.message.starts_with("portLevelMtls"), "{}", judgement.condition.message);
+        let (api_version, name) = (format!("{ISTIO}/v1"), "p".to_owned());
+        assert_eq!(judgement.referent, Some(Referent { api_version, name, uid: "u".to_owned() }));
+    }
+
+    #[test]
     fn other_kinds_are_not_ours_to_speak_of() {
-        let istio = KindName { group: "security.istio.io", ..PEER_AUTHENTICATION };
-        assert!(Held::of(&istio, &raw(Value::Null)).is_none());
         assert!(Held::of(&super::super::object::MESH_NODE, &raw(Value::Null)).is_none());
     }
 }

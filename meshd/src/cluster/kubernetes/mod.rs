@@ -1,5 +1,6 @@
 //! The Kubernetes back end: watches with bookmarks and re-list, server-side apply, all by the node's own token.
 
+mod admission;
 mod cache;
 #[cfg(test)]
 mod conformance_tests;
@@ -13,6 +14,8 @@ mod keeper;
 mod lease;
 mod object;
 mod optional;
+#[cfg(test)]
+mod rbac_tests;
 mod taint;
 mod watch;
 mod write;
@@ -22,22 +25,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use identity::NodeName;
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Client, Config};
 
 pub(crate) use cache::ViewFile;
 pub(crate) use keep::StateSecret;
 pub(crate) use lease::Leadership;
 pub(crate) use write::Publisher;
 
+use self::admission::Admission;
 use super::Source;
 
 /// Name of the controller's Lease and of the Secret with its state.
 const CONTROLLER: &str = "weft-controller";
-/// Name of the policy that lets a node write its own MeshNode only, and of its binding.
-const ADMISSION: &str = "weft-meshnodes";
-/// How often is asked for what is missing at the start.
+/// Between two tries to take the start-up taint off.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// An API server, by a kubeconfig or as the service account of the pod that this runs in.
@@ -111,32 +112,16 @@ impl Server {
         }
     }
 
-    /// Waits until the server lets a node write its own MeshNode only: without that, whoever holds one node's token
-    /// could speak for another, and nothing may be signed.
+    /// Why the server does not hold a node to its own MeshNode; `None` where it does.
+    ///
+    /// # Errors
+    /// It does not answer in time or refuses.
+    pub(crate) async fn admission_fault(&self) -> anyhow::Result<Option<String>> {
+        Admission::new(&self.client).fault().await
+    }
+
+    /// Waits until the server holds a node to its own MeshNode: nothing may be signed before.
     pub(crate) async fn await_admission(&self) {
-        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.client.clone());
-        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.client.clone());
-        let mut told = String::new();
-        loop {
-            let found = async {
-                let policy = policies.get_opt(ADMISSION).await?;
-                let binding = bindings.get_opt(ADMISSION).await?;
-                let fails = policy.and_then(|p| p.spec).and_then(|s| s.failure_policy).unwrap_or("Fail".to_owned());
-                let denies = binding.and_then(|b| b.spec).and_then(|s| s.validation_actions).unwrap_or_default();
-                Ok::<_, kube::Error>(fails == "Fail" && denies.iter().any(|action| action == "Deny"))
-            };
-            let why = match found.await {
-                Ok(true) => return,
-                Ok(false) => format!(
-                    "ValidatingAdmissionPolicy {ADMISSION} is not in force: kubectl apply -k manifests/overlays/default"
-                ),
-                Err(error) => error.to_string(),
-            };
-            if why != told {
-                tracing::warn!(why, "The controller signs nothing yet");
-                told = why;
-            }
-            tokio::time::sleep(RETRY).await;
-        }
+        Admission::new(&self.client).settled().await;
     }
 }

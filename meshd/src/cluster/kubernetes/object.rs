@@ -31,6 +31,8 @@ const fn built_in(kind: &'static str, plural: &'static str) -> KindName {
     KindName { group: "", version: "v1", kind, plural, optional: false }
 }
 
+/// Istio's group.
+pub(super) const ISTIO: &str = "security.istio.io";
 /// The group of the administrator's tiers.
 pub(super) const ADMINISTRATORS: &str = "policy.networking.k8s.io";
 
@@ -58,7 +60,7 @@ pub(super) const WATCHED: [KindName; 13] = [
     NETWORK_POLICY,
     PEER_AUTHENTICATION,
     AUTHORIZATION_POLICY,
-    KindName { group: "security.istio.io", version: "v1", optional: true, ..PEER_AUTHENTICATION },
+    KindName { group: ISTIO, version: "v1", optional: true, ..PEER_AUTHENTICATION },
     MESH_NODE,
     MESH_ENDPOINT_SLICE,
     MESH_TRUST,

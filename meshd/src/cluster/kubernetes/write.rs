@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::super::{Judgement, Publish, api};
 use super::events::Events;
 use super::object::{
-    AUTHORIZATION_POLICY, KindName, MESH_ENDPOINT_SLICE, MESH_NODE, MESH_TRUST, PEER_AUTHENTICATION, Raw,
+    AUTHORIZATION_POLICY, KindName, MESH_ENDPOINT_SLICE, MESH_NODE, MESH_TRUST, NODE, PEER_AUTHENTICATION, Raw,
 };
 
 /// Writes that wait: more than there are nodes, twice.
@@ -251,8 +251,14 @@ fn manifest(part: Part, name: &str, field: &str, content: impl Serialize) -> any
 }
 
 impl Publish for Publisher {
-    fn put_node_spec(&self, name: &str, spec: &api::MeshNodeSpec) -> anyhow::Result<()> {
-        self.put(Part::NodeSpec, ("", name), Some(manifest(Part::NodeSpec, name, "spec", spec)?))
+    fn put_node_spec(&self, (name, uid): (&str, &str), spec: &api::MeshNodeSpec) -> anyhow::Result<()> {
+        let mut value = manifest(Part::NodeSpec, name, "spec", spec)?;
+        if let Some(metadata) = value.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+            let kind = NODE.resource();
+            let owner = json!({"apiVersion": kind.api_version, "kind": kind.kind, "name": name, "uid": uid});
+            metadata.insert("ownerReferences".to_owned(), json!([owner]));
+        }
+        self.put(Part::NodeSpec, ("", name), Some(value))
     }
 
     fn put_node_status(&self, name: &str, status: &api::MeshNodeStatus) -> anyhow::Result<()> {

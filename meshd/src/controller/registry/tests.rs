@@ -80,3 +80,27 @@ fn a_report_signed_by_another_credential_is_refused() {
     let claim = Claim { node, uid, credential, sequence: 5, signed: b"x", signature: &signature, join: None };
     assert_eq!(registry.handle_claim(&claim, NOW), Err(ClaimError::WrongSignature { node: n1.name.clone() }));
 }
+
+#[test]
+fn where_the_cluster_vouches_a_node_may_come_with_another_credential_and_where_it_no_longer_does_it_may_not() {
+    let mut registry = Registry::default();
+    let (n1, rebuilt, stranger) = (joiner("n1"), joiner("n1"), joiner("n2"));
+    let claim = |registry: &mut Registry, joiner: &Joiner, fault: Option<&str>| {
+        let signature = joiner.credential.sign_spec(&joiner.name, b"x");
+        let (node, uid, credential) = (&joiner.name, joiner.uid.as_str(), joiner.credential.public_key());
+        let claim = Claim { node, uid, credential, sequence: 1, signed: b"x", signature: &signature, join: None };
+        registry.handle_attested(&claim, fault)
+    };
+    assert_eq!(claim(&mut registry, &n1, None), Ok(true));
+    let gone = Some("it is missing");
+    assert_eq!(claim(&mut registry, &n1, gone), Ok(false), "it is known");
+    for unknown in [&rebuilt, &stranger] {
+        let error = claim(&mut registry, unknown, gone).unwrap_err();
+        assert!(matches!(&error, ClaimError::NotVouchedFor { .. }) && error.to_string().contains("missing"), "{error}");
+    }
+    assert_eq!(claim(&mut registry, &rebuilt, None), Ok(true), "the cluster vouches again");
+    assert!(
+        registry.retain(|node| node.0 != "n1") && registry.nodes().count() == 0,
+        "of nodes that are gone nothing stays"
+    );
+}
