@@ -161,14 +161,20 @@ pub(crate) struct Refusal {
 pub(crate) struct SeenFlow {
     /// From.
     pub(crate) source: String,
+    /// Whose it is, `namespace/name`.
+    pub(crate) source_workload: Option<String>,
     /// To.
     pub(crate) destination: String,
+    /// Whose it is, `namespace/name`.
+    pub(crate) destination_workload: Option<String>,
     /// `tcp`, `udp`, `icmp` or a number.
     pub(crate) protocol: String,
     /// The destination's port; 0 where the protocol has none.
     pub(crate) port: u16,
     /// Packets.
     pub(crate) count: u64,
+    /// Seconds since the last of them.
+    pub(crate) last_seen_s: u64,
 }
 
 /// Inner packets, in plain.

@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::ca::CaVerb;
 use crate::identity::{IdentityVerb, ProofVerb};
 use crate::policy::PolicyVerb;
-use crate::{door, identity, install, lab, node, peers, status};
+use crate::{check, door, identity, install, lab, node, peers, status};
 
 /// See, check and try Weft, the identity-keyed mesh.
 #[derive(Debug, Parser)]
@@ -24,6 +24,7 @@ Examples:
   meshctl identity show demo/client     SPIFFE ID, pods and keys of a service account
   meshctl status --kubeconfig FILE      the nodes of a cluster; also as `kubectl mesh status` under the name kubectl-mesh
   meshctl check --pre --kubeconfig FILE could Weft be installed there
+  meshctl check --strict shop           who still talks to the namespace in clear text
   meshctl node token n4 > n4.token      lets a node join
   meshctl policy verdict shop/web shop/cart:80/tcp --from manifests/
   meshctl policy trace shop/web shop/cart:80/tcp --kubeconfig FILE
@@ -67,10 +68,10 @@ enum Verb {
     Install(install::InstallArgs),
     /// Takes Weft out of a cluster: from every node first, then its objects.
     Uninstall(install::UninstallArgs),
-    /// Does Weft work in the cluster; could it be installed (--pre).
+    /// Does Weft work in the cluster; could it be installed (--pre); could a namespace be STRICT (--strict NAMESPACE).
     ///
     /// Exit code: 0 it does, 1 it does not.
-    Check(install::CheckArgs),
+    Check(check::CheckArgs),
     /// One question to the daemon in this container.
     #[command(hide = true)]
     Ask(door::AskArgs),
@@ -107,5 +108,62 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// What people are told to type: whole lines of shell code, and words between backticks.
+    fn commands(text: &str) -> Vec<(bool, String)> {
+        let mut found = Vec::new();
+        let mut is_code = false;
+        for line in text.lines() {
+            if line.starts_with("```") {
+                is_code = !is_code;
+            } else if is_code {
+                let words = line.trim_start_matches("target/debug/").split(" # ").next().unwrap();
+                let each = words.split(['|', ';', '>']).flat_map(|part| part.split("&&")).map(str::trim);
+                found.extend(each.filter(|part| part.starts_with("meshctl ")).map(|part| (true, part.to_owned())));
+            } else {
+                let quoted = line.split('`').skip(1).step_by(2).map(|part| part.split(" | ").next().unwrap());
+                found.extend(quoted.filter(|part| part.starts_with("meshctl ")).map(|part| (false, part.to_owned())));
+            }
+        }
+        // the rest of such a line is the reader's to fill in
+        found.retain(|(_, command)| !command.contains(['…', '[', '{', '$']) && !command.contains("..."));
+        found
+    }
+
+    #[test]
+    fn every_command_in_the_documents_is_one() {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let pages = std::fs::read_dir(top.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let pages = pages.filter(|path| path.extension().is_some_and(|end| end == "md"));
+        let (mut count, mut wrong) = (0, Vec::new());
+        for page in pages.chain([top.join("README.md"), top.join("CONTRIBUTING.md")]) {
+            for (is_whole, command) in commands(&std::fs::read_to_string(&page).unwrap()) {
+                count += 1;
+                let Err(error) = Cli::try_parse_from(command.split_whitespace()) else { continue };
+                // in a sentence a command may be named without what it needs
+                let is_unknown = [ErrorKind::UnknownArgument, ErrorKind::InvalidSubcommand].contains(&error.kind());
+                let is_help = [ErrorKind::DisplayHelp, ErrorKind::DisplayVersion].contains(&error.kind());
+                if !is_help && (is_whole || is_unknown) {
+                    wrong.push(format!("{}: {command}\n{error}", page.display()));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(count > 40, "only {count} commands were found in the documents");
+    }
+
+    #[test]
+    fn the_program_has_no_word_twice() {
+        Cli::command().debug_assert();
     }
 }

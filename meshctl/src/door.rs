@@ -21,7 +21,32 @@ pub(crate) enum Door {
     Pod(Pod),
 }
 
+/// Daemons that are asked at the same time: each question to a cluster is a kubectl of its own.
+const AT_ONCE: usize = 16;
+
+/// Asks all, several at a time; the answers come in the order of the doors.
+pub(crate) fn each<T: Send>(doors: &[Door], ask: impl Fn(&Door) -> T + Sync) -> Vec<T> {
+    let ask = &ask;
+    let together = |doors: &[Door]| {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = doors.iter().map(|door| scope.spawn(move || ask(door))).collect();
+            let answers =
+                running.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            answers.collect::<Vec<_>>()
+        })
+    };
+    doors.chunks(AT_ONCE).flat_map(together).collect()
+}
+
 impl Door {
+    /// Where it is: the node, or the socket's path.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Socket(path) => path.display().to_string(),
+            Self::Pod(pod) => pod.node().to_owned(),
+        }
+    }
+
     /// Asks and returns the `result`.
     ///
     /// # Errors
@@ -40,7 +65,7 @@ impl Door {
     pub(crate) fn ask_for<T: serde::de::DeserializeOwned>(&self, verb: &str) -> anyhow::Result<T> {
         let result = self.ask(&json!({ "verb": verb })).context("is meshd running?")?;
         serde_json::from_value(result)
-            .with_context(|| format!("`{verb}` was answered in a form this meshctl does not know"))
+            .with_context(|| format!("`{verb}` was answered in a form that this meshctl ({}) does not know: use the one of Weft's version there", env!("CARGO_PKG_VERSION")))
     }
 }
 
@@ -69,5 +94,18 @@ impl AskArgs {
         let found = places.iter().map(Path::new).find(|path| path.exists());
         let socket = found.with_context(|| format!("no {} listens in this container", self.of))?;
         crate::screen::out(&rpc::ask(socket, &question, PATIENCE)?.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_come_in_the_order_of_the_doors() {
+        let doors: Vec<_> = (0..AT_ONCE * 2 + 1).map(|n| Door::Socket(format!("/nowhere/{n}").into())).collect();
+        let names: Vec<_> = doors.iter().map(Door::name).collect();
+        assert_eq!(each(&doors, Door::name), names);
+        assert!(each(&doors, |door| door.ask(&json!({}))).iter().all(Result::is_err));
     }
 }

@@ -7,7 +7,7 @@ use ::identity::binding::{CLOCK_SKEW, SignedBinding};
 use ::identity::bundle::TrustBundle;
 use ::identity::sign::Verifier;
 use ::identity::{TrustDomain, UnixTime};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,6 +40,9 @@ pub(crate) struct ShowArgs {
     /// A SPIFFE ID, or namespace/serviceaccount; all where absent.
     #[arg(value_name = "IDENTITY")]
     identity: Option<String>,
+    /// Of the pods with these labels alone, as kubectl takes a selector: app=web,tier!=cache. In a cluster.
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    selector: Option<String>,
     #[command(flatten)]
     target: NodeTarget,
     /// The folder of manifests, where the issuer's certificates are [default: the lab's]
@@ -92,6 +95,11 @@ fn rows(args: &ShowArgs) -> anyhow::Result<Vec<LocalIdentity>> {
         if rows.is_empty() {
             bail!("no identity {wanted} lives there; there are: {}", names.join(", "));
         }
+    }
+    if let Some(selector) = &args.selector {
+        let labelled = args.target.labelled(selector)?;
+        rows.retain(|row| row.pods.iter().any(|pod| labelled.contains(pod)));
+        ensure!(!rows.is_empty(), "none of the {} pods with {selector} is in the mesh", labelled.len());
     }
     Ok(rows)
 }

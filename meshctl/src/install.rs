@@ -1,4 +1,4 @@
-//! `meshctl install`, `check` and `uninstall`: Weft's own manifests, which this program carries, applied by kubectl.
+//! `meshctl install` and `uninstall`: Weft's own manifests, which this program carries, applied by kubectl.
 
 use std::time::{Duration, Instant};
 
@@ -66,16 +66,6 @@ pub(crate) struct InstallArgs {
     chart: Option<std::path::PathBuf>,
 }
 
-/// `meshctl check`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct CheckArgs {
-    #[command(flatten)]
-    cluster: ClusterChoice,
-    /// Whether Weft could be installed, rather than whether it works.
-    #[arg(long)]
-    pre: bool,
-}
-
 /// `meshctl uninstall`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UninstallArgs {
@@ -106,6 +96,7 @@ impl InstallArgs {
         if self.dry_run {
             return screen::out(self.cluster.kustomize(&overlay)?.trim_end());
         }
+        self.cluster.is_usual_namespace()?;
         self.cluster.answers()?;
         let definitions = folder.path().join("base/crds.yaml").display().to_string();
         self.apply(&definitions, &overlay)?;
@@ -158,6 +149,7 @@ impl UninstallArgs {
     /// kubectl fails, or a node does not say that it is clean; then its objects stay.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         ensure!(self.yes, "workloads would talk in clear text: say --yes to take Weft away");
+        self.cluster.is_usual_namespace()?;
         self.cluster.answers()?;
         let folder = lay_out()?;
         let (cluster, namespace) = (&self.cluster, self.cluster.namespace());
@@ -195,130 +187,4 @@ fn put(folder: &tempfile::TempDir, text: &str) -> anyhow::Result<String> {
     std::fs::write(own.join("kustomization.yaml"), text)
         .with_context(|| format!("cannot write in {}", own.display()))?;
     Ok(own.display().to_string())
-}
-
-impl CheckArgs {
-    /// Checks one after the other; false when one failed.
-    ///
-    /// # Errors
-    /// There is no kubectl.
-    pub(crate) fn run(&self) -> anyhow::Result<bool> {
-        let checks = match self.cluster.answers() {
-            Err(error) => vec![("the cluster answers", Err(error))],
-            Ok(()) if self.pre => self.before(),
-            Ok(()) => self.after(),
-        };
-        let mut all = true;
-        for (what, outcome) in checks {
-            match outcome {
-                Ok(detail) => screen::out(&format!("{} {what}{detail}", screen::good("ok  ")))?,
-                Err(error) => {
-                    all = false;
-                    screen::out(&format!("{} {what}\n     {error:#}", screen::bad("fail")))?;
-                }
-            }
-        }
-        screen::out(&format!("Status check results are {}", if all { "ok" } else { "not ok" }))?;
-        Ok(all)
-    }
-
-    fn before(&self) -> Vec<(&'static str, anyhow::Result<String>)> {
-        let may = |verb: &str, what: &str| {
-            let asked = self.cluster.attempt(&["auth", "can-i", verb, what])?;
-            let said = String::from_utf8_lossy(&asked.stdout);
-            // a failure without an answer is none
-            ensure!(
-                asked.status.success() || said.trim_start().starts_with("no"),
-                "whether you may {verb} {what} is not told"
-            );
-            ensure!(asked.status.success(), "you may not {verb} {what}: ask for the role cluster-admin");
-            Ok(String::new())
-        };
-        vec![
-            ("the API server is new enough", self.version()),
-            ("you may make definitions", may("create", "customresourcedefinitions")),
-            ("you may make cluster roles", may("create", "clusterroles")),
-            ("you may make admission policies", may("create", "validatingadmissionpolicies")),
-            ("you may make namespaces", may("create", "namespaces")),
-            ("the nodes run Linux", self.nodes_run_linux()),
-        ]
-    }
-
-    fn version(&self) -> anyhow::Result<String> {
-        let version = self.cluster.json(&["version"])?;
-        let of = |field: &str| version.pointer(&format!("/serverVersion/{field}")).and_then(Value::as_str);
-        let minor = of("minor").unwrap_or_default().trim_end_matches('+');
-        let number: u32 = minor.parse().context("the API server does not say its version")?;
-        ensure!(number >= MINOR_MIN, "it is 1.{number}, and ValidatingAdmissionPolicy came with 1.{MINOR_MIN}");
-        Ok(format!(": {}", of("gitVersion").unwrap_or_default()))
-    }
-
-    fn nodes_run_linux(&self) -> anyhow::Result<String> {
-        let nodes = self.cluster.json(&["get", "nodes"])?;
-        let items: Vec<_> = nodes.get("items").and_then(Value::as_array).into_iter().flatten().collect();
-        for node in &items {
-            let of = |path: &str| node.pointer(path).and_then(Value::as_str).unwrap_or_default();
-            let (name, system) = (of("/metadata/name"), of("/status/nodeInfo/operatingSystem"));
-            ensure!(system == "linux", "{name} runs {system}");
-        }
-        Ok(format!(": {} of them", items.len()))
-    }
-
-    fn after(&self) -> Vec<(&'static str, anyhow::Result<String>)> {
-        let lead = self.cluster.controller().map(|_| String::new());
-        vec![
-            ("a controller leads", lead),
-            ("every node runs the daemon", self.daemons()),
-            ("every node has joined", self.joined()),
-            ("nothing is outside the mesh that should be in it", self.outside()),
-            ("mesh-cni stays chained where its list is rewritten", self.chained()),
-        ]
-    }
-
-    fn daemons(&self) -> anyhow::Result<String> {
-        let set = self.cluster.json(&["-n", self.cluster.namespace(), "get", "daemonset", "weft-node"])?;
-        let of = |field: &str| set.pointer(&format!("/status/{field}")).and_then(Value::as_u64).unwrap_or(0);
-        let (ready, wanted) = (of("numberReady"), of("desiredNumberScheduled"));
-        ensure!(ready == wanted && wanted > 0, "{ready} of {wanted} are Ready");
-        Ok(format!(": {ready}"))
-    }
-
-    fn joined(&self) -> anyhow::Result<String> {
-        let nodes = self.cluster.json(&["get", "meshnodes"])?;
-        let items: Vec<_> = nodes.get("items").and_then(Value::as_array).into_iter().flatten().collect();
-        for node in &items {
-            let joined = node.pointer("/status/joined").and_then(Value::as_bool).unwrap_or(false);
-            let name = node.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-            ensure!(joined, "{name} has not: kubectl get meshnode {name} -o yaml says why, under status.refused");
-        }
-        Ok(format!(": {}", items.len()))
-    }
-
-    /// No fault of anybody's: who has such nodes should know of it (decision 0025).
-    fn chained(&self) -> anyhow::Result<String> {
-        let mut gaps = Vec::new();
-        for pod in self.cluster.nodes(None)? {
-            let status: crate::admin_reply::Status =
-                serde_json::from_value(pod.ask(&serde_json::json!({"verb": "status"}))?)?;
-            if let Some(gap) = status.chain.as_ref().and_then(crate::admin_reply::Chain::gap) {
-                gaps.push(format!(
-                    "\n     not on {}: {gap}; it is put back within a second, and after a boot once the daemon runs",
-                    status.node
-                ));
-            }
-        }
-        Ok(gaps.concat())
-    }
-
-    fn outside(&self) -> anyhow::Result<String> {
-        for pod in self.cluster.nodes(None)? {
-            let status = pod.ask(&serde_json::json!({"verb": "status"}))?;
-            let outside = status.get("outside").and_then(Value::as_array).cloned().unwrap_or_default();
-            if let Some(first) = outside.first() {
-                let of = |field: &str| first.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-                anyhow::bail!("{} pods, the first is {}: {}", outside.len(), of("pod"), of("reason"));
-            }
-        }
-        Ok(String::new())
-    }
 }

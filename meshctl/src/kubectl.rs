@@ -1,10 +1,13 @@
 //! A cluster as kubectl reaches it: the same kubeconfig, context and credentials, whatever they are, because it is kubectl that is run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
+
+use crate::screen;
 
 /// Weft's own namespace, unless it is told otherwise.
 const NAMESPACE: &str = "weft-system";
@@ -34,6 +37,7 @@ pub(crate) struct ClusterChoice {
 pub(crate) struct Pod {
     choice: ClusterChoice,
     name: String,
+    node: String,
     container: &'static str,
 }
 
@@ -44,6 +48,34 @@ impl ClusterChoice {
         let own = std::env::args_os().next().map(PathBuf::from);
         let is_plugin = own.as_deref().and_then(Path::file_name).is_some_and(|name| name == "kubectl-mesh");
         named || is_plugin
+    }
+
+    /// Whether kubectl would find a cluster although none is named.
+    pub(crate) fn is_at_hand() -> bool {
+        if let Some(listed) = std::env::var_os("KUBECONFIG").filter(|listed| !listed.is_empty()) {
+            return std::env::split_paths(&listed).any(|path| path.exists());
+        }
+        std::env::var_os("HOME").is_some_and(|home| Path::new(&home).join(".kube/config").exists())
+    }
+
+    /// Refuses another namespace than the manifests'.
+    ///
+    /// # Errors
+    /// Another is named.
+    pub(crate) fn is_usual_namespace(&self) -> anyhow::Result<()> {
+        let named = self.namespace();
+        ensure!(
+            named == NAMESPACE,
+            "-n {named}: Weft's manifests are for the namespace {NAMESPACE}, which the policy weft-meshnodes names too; leave -n away"
+        );
+        Ok(())
+    }
+
+    /// Says which cluster is asked, where nobody has named one.
+    pub(crate) fn says_whose(&self) {
+        if !self.is_made() {
+            screen::note("(of kubectl's current context: nothing of Weft listens on this machine)");
+        }
     }
 
     /// Weft's namespace.
@@ -101,11 +133,9 @@ impl ClusterChoice {
     /// It does not; with what to do.
     pub(crate) fn answers(&self) -> anyhow::Result<()> {
         let output = self.attempt(&["get", "--raw", "/version", ANSWERED_WITHIN])?;
-        ensure!(
-            output.status.success(),
-            "no cluster answers: {}\nName one with --kubeconfig FILE or --context NAME (kubectl config get-contexts lists them)",
-            complaint(&output.stderr)
-        );
+        if !output.status.success() {
+            bail!(unreachable(&complaint(&output.stderr)));
+        }
         Ok(())
     }
 
@@ -128,20 +158,22 @@ impl ClusterChoice {
         serde_json::from_str(&text).context("kubectl printed something else than JSON")
     }
 
-    /// The node daemons, or that of one node.
+    /// The node daemons, one a node, or that of one node; also those that do not run, so that they are missed.
     ///
     /// # Errors
     /// The cluster does not answer, or there is none.
     pub(crate) fn nodes(&self, node: Option<&str>) -> anyhow::Result<Vec<Pod>> {
-        let pods = self.pods("weft-node", "node", |pod| {
-            node.is_none_or(|node| pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node))
-        })?;
         let namespace = self.namespace();
+        let all = self.pods("weft-node", "node")?;
         ensure!(
-            !pods.is_empty(),
-            "no daemon of Weft runs in namespace {namespace}: name another with -n NAME, or install it with `meshctl install`"
+            !all.is_empty(),
+            "no daemon of Weft is in namespace {namespace}: name another with -n NAME, or install it with `meshctl install`"
         );
-        Ok(pods)
+        let names: Vec<_> = all.iter().map(|pod| pod.node.clone()).collect();
+        let meant: Vec<_> = all.into_iter().filter(|pod| node.is_none_or(|node| pod.node == node)).collect();
+        let wanted = node.unwrap_or_default();
+        ensure!(!meant.is_empty(), "no daemon of Weft is on node {wanted}; there are daemons on: {}", names.join(", "));
+        Ok(meant)
     }
 
     /// The controller that leads.
@@ -151,25 +183,81 @@ impl ClusterChoice {
     pub(crate) fn controller(&self) -> anyhow::Result<Pod> {
         let lease = self.json(&["-n", self.namespace(), "get", "lease", "weft-controller"])?;
         let holder = lease.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let namespace = self.namespace();
+        ensure!(
+            !holder.is_empty(),
+            "no controller leads: kubectl -n {namespace} get pods -l app.kubernetes.io/name=weft-controller says whether any runs"
+        );
         // the controller shares its node's name: <node>_<when it started>
         let node = holder.rsplit_once('_').map_or("", |(node, _)| node);
-        let pods = self.pods("weft-controller", "controller", |pod| {
-            pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node)
-        })?;
-        pods.into_iter()
-            .next()
-            .with_context(|| format!("no controller runs on {node}, where the lease of weft-controller is"))
+        let pods = self.all("weft-controller", "controller")?;
+        let mut pods: Vec<_> = pods.into_iter().filter(|(pod, rank)| pod.node == node && *rank == Rank::Runs).collect();
+        // on a cluster of one node both are there, and only the one that leads answers
+        if pods.len() > 1 {
+            pods.retain(|(pod, _)| pod.ask(&serde_json::json!({"verb": "status"})).is_ok());
+        }
+        let found = pods.into_iter().next();
+        found.map(|(pod, _)| pod).with_context(|| {
+            format!("no controller answers on node {node}, where the lease of weft-controller is: kubectl -n {namespace} get pods")
+        })
     }
 
-    fn pods(&self, app: &str, container: &'static str, is_meant: impl Fn(&Value) -> bool) -> anyhow::Result<Vec<Pod>> {
-        let label = format!("app.kubernetes.io/name={app}");
-        let list =
-            self.json(&["-n", self.namespace(), "get", "pods", "-l", &label, "--field-selector=status.phase=Running"])?;
-        let items = list.get("items").and_then(Value::as_array).into_iter().flatten();
-        let meant = items.filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none() && is_meant(pod));
-        let names = meant.filter_map(|pod| pod.pointer("/metadata/name").and_then(Value::as_str));
-        Ok(names.map(|name| Pod { choice: self.clone(), name: name.to_owned(), container }).collect())
+    /// The pods of an app, the best one of each node.
+    fn pods(&self, app: &str, container: &'static str) -> anyhow::Result<Vec<Pod>> {
+        let mut best = BTreeMap::<String, (Pod, Rank)>::new();
+        for (pod, rank) in self.all(app, container)? {
+            if best.get(&pod.node).is_none_or(|(_, held)| *held < rank) {
+                best.insert(pod.node.clone(), (pod, rank));
+            }
+        }
+        Ok(best.into_values().map(|(pod, _)| pod).collect())
     }
+
+    /// The pods of an app that are placed on a node.
+    fn all(&self, app: &str, container: &'static str) -> anyhow::Result<Vec<(Pod, Rank)>> {
+        let label = format!("app.kubernetes.io/name={app}");
+        let list = self.json(&["-n", self.namespace(), "get", "pods", "-l", &label])?;
+        let items = list.get("items").and_then(Value::as_array).into_iter().flatten();
+        let placed = items.filter_map(|pod| {
+            let text = |path: &str| pod.pointer(path).and_then(Value::as_str).map(str::to_owned);
+            let node = text("/spec/nodeName")?;
+            let rank = match text("/status/phase").as_deref() {
+                Some("Running") if text("/metadata/deletionTimestamp").is_none() => Rank::Runs,
+                Some("Running") => Rank::Ends,
+                _ => Rank::Is,
+            };
+            Some((Pod { choice: self.clone(), name: text("/metadata/name")?, node, container }, rank))
+        });
+        Ok(placed.collect())
+    }
+}
+
+/// How good an answer a pod may give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It waits to be made, or has failed.
+    Is,
+    /// It runs and is being deleted.
+    Ends,
+    /// It runs.
+    Runs,
+}
+
+/// What to do where not even the version is told.
+fn unreachable(said: &str) -> String {
+    if said.contains("(Unauthorized)") || said.contains("must be logged in") {
+        return format!(
+            "the cluster does not know these credentials: {said}\nLog in anew, or name others with --kubeconfig FILE or --context NAME"
+        );
+    }
+    if said.contains("x509:") {
+        return format!(
+            "the cluster is not the one that the kubeconfig is for, or its certificate has changed: {said}\nFetch the kubeconfig anew"
+        );
+    }
+    format!(
+        "no cluster answers: {said}\nName one with --kubeconfig FILE or --context NAME (kubectl config get-contexts lists them)"
+    )
 }
 
 /// What to do about a complaint of the server's.
@@ -197,6 +285,11 @@ fn complaint(errors: &[u8]) -> String {
 }
 
 impl Pod {
+    /// The node that it is on.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Asks the daemon in this pod one question, through the meshctl beside it.
     ///
     /// # Errors
@@ -232,6 +325,24 @@ mod tests {
         assert_eq!(complaint(format!("{log}{log}{words}").as_bytes()), words.trim());
         assert_eq!(complaint(log.as_bytes()), log.trim(), "better than nothing");
         assert_eq!(complaint(b"Error from server: no"), "Error from server: no");
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_not_told_that_there_is_no_cluster() {
+        let said = "error: You must be logged in to the server (Unauthorized)";
+        assert!(unreachable(said).starts_with("the cluster does not know these credentials"));
+        let said = "Unable to connect to the server: tls: failed to verify certificate: x509: certificate signed by unknown authority";
+        assert!(unreachable(said).contains("Fetch the kubeconfig anew"));
+        for said in ["error: context \"a\" does not exist", "The connection to the server localhost:8080 was refused"] {
+            assert!(unreachable(said).starts_with("no cluster answers") && unreachable(said).contains("--context"));
+        }
+    }
+
+    #[test]
+    fn weft_is_installed_where_its_manifests_say() {
+        let named = |name: Option<&str>| ClusterChoice { namespace: name.map(str::to_owned), ..Default::default() };
+        assert!(named(None).is_usual_namespace().is_ok() && named(Some("weft-system")).is_usual_namespace().is_ok());
+        assert!(named(Some("mesh")).is_usual_namespace().unwrap_err().to_string().contains("weft-system"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod admin_reply;
 mod ca;
 mod chart;
+mod check;
 mod cli;
 mod door;
 mod identity;

@@ -1,8 +1,11 @@
 //! `meshctl peers`: the remote identities that a node knows, and the sessions with them.
 
+use anyhow::Context as _;
+
 use crate::admin_reply::Peer;
+use crate::door::each;
 use crate::screen::{self, Format};
-use crate::target::{self, NodeTarget};
+use crate::target::NodeTarget;
 
 /// `meshctl peers`.
 #[derive(Debug, clap::Args)]
@@ -21,9 +24,13 @@ pub(crate) struct PeersArgs {
 pub(crate) fn run(args: &PeersArgs) -> anyhow::Result<()> {
     let mut blocks = Vec::new();
     let mut all = Vec::new();
-    for door in args.target.doors()? {
+    let doors = args.target.doors()?;
+    let asked = each(&doors, |door| {
         let own: crate::admin_reply::Status = door.ask_for("status")?;
-        let peers: Vec<Peer> = target::ask_rows(std::slice::from_ref(&door), "peers")?;
+        anyhow::Ok((own, door.ask_for::<Vec<Peer>>("peers")?))
+    });
+    for (door, answered) in doors.iter().zip(asked) {
+        let (own, peers) = answered.with_context(|| door.name())?;
         blocks.push(format!("Peers of {}\n{}", screen::strong(&own.node), table(&peers)));
         all.push(serde_json::json!({ "node": own.node, "peers": peers }));
     }

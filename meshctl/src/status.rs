@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::admin_reply::{RefusedFlow, SeenFlow, Status};
+use crate::door::{Door, each};
 use crate::screen::{self, Format};
 use crate::target::NodeTarget;
 
@@ -19,13 +20,20 @@ pub(crate) struct StatusArgs {
     output: Format,
 }
 
-/// Shows the nodes; an unready one makes the exit code 1.
+/// Shows the nodes; an unready one, or one that does not answer, makes the exit code 1.
 ///
 /// # Errors
-/// A daemon does not answer.
+/// No daemon answers.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<bool> {
-    let ask = |door: &crate::door::Door| door.ask_for("status");
-    let nodes: Vec<serde_json::Value> = args.target.doors()?.iter().map(ask).collect::<anyhow::Result<_>>()?;
+    let doors = args.target.doors()?;
+    let mut answers: Vec<anyhow::Result<serde_json::Value>> = each(&doors, |door| door.ask_for("status"));
+    if answers.iter().all(Result::is_err)
+        && let Some(one) = answers.pop()
+    {
+        one?;
+    }
+    let named = doors.iter().map(Door::name).zip(answers);
+    let nodes: Vec<_> = named.map(|(name, answer)| answer.unwrap_or_else(|error| silent(&name, &error))).collect();
     let typed: Vec<Status> =
         nodes.iter().map(|n| Ok(serde_json::from_value(n.clone())?)).collect::<anyhow::Result<_>>()?;
     match args.output {
@@ -35,8 +43,16 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<bool> {
     Ok(typed.iter().all(|n| n.ready))
 }
 
+/// The row of a node whose daemon does not answer: it has no version, and nothing else that only the daemon knows.
+fn silent(node: &str, error: &anyhow::Error) -> serde_json::Value {
+    serde_json::json!({"node": node, "ready": false, "blocked_on": [format!("its daemon, which does not answer: {error:#}")]})
+}
+
 fn text(status: &Status) -> String {
     let ready = if status.ready { screen::good("ready") } else { screen::bad("not ready") };
+    if status.version.is_empty() {
+        return format!("{}  {ready}\n  waits for: {}", screen::strong(&status.node), status.blocked_on.join("; "));
+    }
     let mut text = format!(
         "{}  {ready}  meshd {}, up {}, trust domain {}",
         screen::strong(&status.node),
@@ -148,11 +164,12 @@ fn flows(text: &mut String, title: &str, flows: &[SeenFlow]) {
     let line = |f: &SeenFlow| {
         let port = if f.port == 0 { String::new() } else { format!(" port {}", f.port) };
         row([
-            &format!("    {}", f.source),
+            &format!("    {}", end(&f.source, f.source_workload.as_deref())),
             "to",
-            &f.destination,
+            &end(&f.destination, f.destination_workload.as_deref()),
             &format!("{}{port}", f.protocol),
             &format!("{} packets", f.count),
+            &format!("{} ago", screen::seconds(f.last_seen_s)),
         ])
     };
     let rows: Vec<_> = flows.iter().map(line).collect();
@@ -166,4 +183,17 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 fn add(text: &mut String, more: &str) {
     // writing to a String does not fail
     let _always = text.write_str(more);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_does_not_answer_is_shown_beside_the_others() {
+        let row = silent("n2", &anyhow::anyhow!("container not found"));
+        let typed: Status = serde_json::from_value(row).unwrap();
+        assert!(!typed.ready && typed.node == "n2");
+        assert!(text(&typed).ends_with("waits for: its daemon, which does not answer: container not found"));
+    }
 }

@@ -1,10 +1,12 @@
 //! Whom a question goes to: the node daemon or controller of this machine, or those of a lab or of a cluster.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
 
-use crate::door::Door;
+use crate::door::{Door, each};
 use crate::kubectl::ClusterChoice;
 use crate::lab::{self, LabChoice};
 use crate::screen;
@@ -17,7 +19,7 @@ const TRUST_FILE: &str = "weft.dev/trust.yaml";
 /// Which node daemons are asked.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct NodeTarget {
-    /// The daemon's socket [default: /run/weft/admin.sock, or the only lab there is]
+    /// The daemon's socket [default: /run/weft/admin.sock, or the only lab, or kubectl's current context]
     #[arg(long, value_name = "PATH", conflicts_with_all = ["lab", "node"])]
     socket: Option<PathBuf>,
     /// The nodes of this lab.
@@ -33,7 +35,7 @@ pub(crate) struct NodeTarget {
 /// Which controller is asked.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ControllerTarget {
-    /// The controller's socket [default: /run/weft/controller.sock, or the only lab's]
+    /// The controller's socket [default: /run/weft/controller.sock, or the only lab's, or kubectl's current context]
     #[arg(long, value_name = "PATH", conflicts_with = "lab")]
     socket: Option<PathBuf>,
     /// The controller of this lab.
@@ -50,13 +52,31 @@ impl NodeTarget {
     /// There is none, or several labs to choose from.
     pub(crate) fn doors(&self) -> anyhow::Result<Vec<Door>> {
         if self.in_cluster() {
+            self.cluster.says_whose();
             return Ok(self.cluster.nodes(self.node.as_deref())?.into_iter().map(Door::Pod).collect());
         }
         Ok(self.sockets()?.into_iter().map(Door::Socket).collect())
     }
 
+    /// The pods (`namespace/name`) with these labels.
+    ///
+    /// # Errors
+    /// No cluster is asked, or it refuses.
+    pub(crate) fn labelled(&self, selector: &str) -> anyhow::Result<BTreeSet<String>> {
+        ensure!(
+            self.in_cluster(),
+            "labels are asked of a cluster: name one (--kubeconfig FILE, --context NAME), or the identity itself"
+        );
+        let list = self.cluster.json(&["get", "pods", "-A", "-l", selector])?;
+        let items = list.get("items").and_then(Value::as_array).into_iter().flatten();
+        let of = |pod: &Value, field: &str| Some(pod.pointer(field)?.as_str()?.to_owned());
+        let names =
+            items.filter_map(|pod| Some(format!("{}/{}", of(pod, "/metadata/namespace")?, of(pod, "/metadata/name")?)));
+        Ok(names.collect())
+    }
+
     fn in_cluster(&self) -> bool {
-        self.socket.is_none() && self.lab.is_none() && self.cluster.is_made()
+        means_cluster(&self.cluster, self.socket.as_deref(), self.lab.as_deref(), "admin.sock")
     }
 
     fn sockets(&self) -> anyhow::Result<Vec<PathBuf>> {
@@ -105,7 +125,8 @@ impl ControllerTarget {
     /// # Errors
     /// As [`NodeTarget::doors`].
     pub(crate) fn door(&self) -> anyhow::Result<Door> {
-        if self.socket.is_none() && self.lab.is_none() && self.cluster.is_made() {
+        if means_cluster(&self.cluster, self.socket.as_deref(), self.lab.as_deref(), "controller.sock") {
+            self.cluster.says_whose();
             return Ok(Door::Pod(self.cluster.controller()?));
         }
         Ok(Door::Socket(self.socket()?))
@@ -121,6 +142,15 @@ impl ControllerTarget {
         }
         Ok(lab_of(self.lab.as_deref(), &own)?.open()?.controller_socket())
     }
+}
+
+/// Whether the daemons of a cluster are meant: it is named, or there is nothing else, and kubectl knows one.
+fn means_cluster(cluster: &ClusterChoice, socket: Option<&Path>, lab: Option<&str>, own: &str) -> bool {
+    if socket.is_some() || lab.is_some() {
+        return false;
+    }
+    let is_alone = || !Path::new(RUN_DIR).join(own).exists() && lab::names().is_empty();
+    cluster.is_made() || (is_alone() && ClusterChoice::is_at_hand())
 }
 
 /// The lab that is meant; without a name, the only one there is.
@@ -146,11 +176,10 @@ fn lab_of(name: Option<&str>, own: &Path) -> anyhow::Result<LabChoice> {
 ///
 /// # Errors
 /// One of them does not answer.
-pub(crate) fn ask_rows<T: serde::de::DeserializeOwned>(doors: &[Door], verb: &str) -> anyhow::Result<Vec<T>> {
+pub(crate) fn ask_rows<T: serde::de::DeserializeOwned + Send>(doors: &[Door], verb: &str) -> anyhow::Result<Vec<T>> {
     let mut rows = Vec::new();
-    for door in doors {
-        let answered: Vec<T> = door.ask_for(verb)?;
-        rows.extend(answered);
+    for answered in each(doors, |door| door.ask_for::<Vec<T>>(verb).with_context(|| door.name())) {
+        rows.extend(answered?);
     }
     Ok(rows)
 }

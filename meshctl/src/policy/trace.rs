@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::door::Door;
+use crate::door::{Door, each};
 use crate::screen::{self, Format};
 use crate::target::NodeTarget;
 
@@ -90,13 +90,22 @@ struct Judge {
 pub(super) fn run(args: &TraceArgs) -> anyhow::Result<bool> {
     let doors = args.target.doors()?;
     let mut judges = Vec::new();
-    for door in &doors {
-        if let Some(judge) = begin(door, args)? {
-            judges.push((door, judge));
+    let mut silent = Vec::new();
+    for (door, begun) in doors.iter().zip(each(&doors, |door| begin(door, args))) {
+        match begun {
+            Ok(judge) => judges.extend(judge.map(|judge| (door, judge))),
+            Err(error) => silent.push(error.context(door.name())),
         }
     }
+    let asked = doors.len();
     if judges.is_empty() {
-        bail!("neither end runs on the {} nodes asked, so that none of them judges it", doors.len());
+        // a question that nobody understands is refused by all
+        return Err(silent.into_iter().next().unwrap_or_else(|| {
+            anyhow::anyhow!("neither end runs on the {asked} nodes asked, so that none of them judges it")
+        }));
+    }
+    for error in silent {
+        screen::note(&format!("does not answer: {error:#}"));
     }
     if args.output == Format::Text {
         let all: Vec<_> = judges.iter().map(|(_, judge)| judge).collect();

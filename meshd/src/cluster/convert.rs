@@ -7,7 +7,7 @@ use identity::NodeName;
 use ipnet::IpNet;
 use plan::view::{Namespace, Node, Object, ObjectKey, Pod};
 use policy::manifest::{Parsed, authorization_policy, cluster_policy, network_policy, pod_ports};
-use policy::{Expression, PeerAuthentication, PolicyKind, Selector};
+use policy::{Expression, Labels, MESH_LABEL, PeerAuthentication, PolicyKind, Selector};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -82,9 +82,16 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<C
         return Ok(policy(key, cluster_policy(kind, &key.name, value), |it| Object::ClusterPolicy(it.into())));
     }
     match key.kind {
-        "Namespace" => Ok(plain(Object::Namespace(Namespace { name: key.name.clone(), labels: metadata.labels }))),
+        "Namespace" => {
+            let unused = mistaken_label(key, &metadata.labels);
+            let namespace = Namespace { name: key.name.clone(), labels: metadata.labels };
+            Ok(Converted { manifest: Manifest::Plain(Object::Namespace(namespace)), unused })
+        }
         "Node" => node(key, metadata, value).map(|n| plain(Object::Node(n))),
-        "Pod" => pod(key, metadata, value).map(|p| plain(Object::Pod(p))),
+        "Pod" => {
+            let unused = mistaken_label(key, &metadata.labels);
+            pod(key, metadata, value).map(|p| Converted { manifest: Manifest::Plain(Object::Pod(p)), unused })
+        }
         "PeerAuthentication" => {
             let created = created(&metadata, changed)?;
             peer_authentication(key, value, created).map(|p| plain(Object::PeerAuthentication(p)))
@@ -115,6 +122,15 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<C
 fn policy<T>(key: &ObjectKey, parsed: Parsed<T>, object: impl FnOnce(T) -> Object) -> Converted {
     let unused = parsed.refusals.iter().map(|refusal| format!("{}: {refusal}", title(key))).collect();
     Converted { manifest: Manifest::Plain(object(parsed.value)), unused }
+}
+
+/// A word about a label of ours that says nothing: somebody meant to take part in the mesh, or not to.
+fn mistaken_label(key: &ObjectKey, labels: &Labels) -> Vec<String> {
+    let value = labels.get(MESH_LABEL).filter(|value| !["enabled", "disabled"].contains(&value.as_str()));
+    let word = |value: &String| {
+        format!("{}: label {MESH_LABEL}=`{value}` is neither `enabled` nor `disabled` and counts as absent", title(key))
+    };
+    value.map(word).into_iter().collect()
 }
 
 /// How a sentence names an object.

@@ -165,6 +165,24 @@ impl Node {
         })
     }
 
+    /// Flows in clear text, the newest first.
+    pub(super) fn clear_rows(&self, mut flows: Vec<SeenFlow>) -> Vec<Value> {
+        flows.sort_by_key(|flow| (flow.last_seen_s, Reverse(flow.count)));
+        let row = |flow: &SeenFlow| {
+            json!({
+                "source": flow.source,
+                "source_workload": self.workload_at(&flow.source),
+                "destination": flow.destination,
+                "destination_workload": self.workload_at(&flow.destination),
+                "protocol": flow.protocol,
+                "port": flow.port,
+                "count": flow.count,
+                "last_seen_s": flow.last_seen_s,
+            })
+        };
+        flows.iter().map(row).collect()
+    }
+
     /// Who has this address.
     fn workload_at(&self, text: &str) -> Option<String> {
         let end = self.policies.rules().end(text.parse().ok()?);

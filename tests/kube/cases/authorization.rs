@@ -10,7 +10,7 @@ use crate::shell::eventually;
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] = &[
-    ("f14_network_policy_and_authorization_policy_cut_and_open", policies_cut_and_open),
+    ("f7_network_policy_and_authorization_policy_cut_and_open", policies_cut_and_open),
     ("authorization_policies_are_checked_at_the_door_and_judged_in_their_status", policies_are_checked),
 ];
 

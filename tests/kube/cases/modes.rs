@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Case;
+use super::people::{meshctl, must};
 use crate::cluster::Cluster;
 use crate::pod::{MARKER, Pod, at, peer_authentication};
 use crate::shell::eventually;
@@ -10,6 +11,7 @@ use crate::shell::eventually;
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] = &[
     ("f8_f9_f10_f11_modes_by_scope", modes_by_scope),
+    ("f14_who_talks_in_clear_text_is_named_before_strict", named_before_strict),
     ("f12_f13_a_workload_leaves_and_comes_back_without_a_restart", a_workload_leaves_and_comes_back),
 ];
 
@@ -60,6 +62,39 @@ fn modes_by_scope(cluster: &Cluster) {
     is_encrypted(cluster, client, server, true);
     stranger.gets(&http(server), true);
     cluster.delete_namespaces(&["modes", "modes-plain"]);
+}
+
+fn named_before_strict(cluster: &Cluster) {
+    let plain = cluster.pods("ready-plain", false, &[("stranger", "n1")]);
+    let pods = cluster.pods("ready", true, &[("client", "n1"), ("server", "n2")]);
+    let (client, server, stranger) = (&pods[0], &pods[1], &plain[0]);
+    let web = at(server.ip(false), 8080);
+    is_encrypted(cluster, client, server, true);
+    // the ten minutes for which clear text is remembered
+    let pass = || drop(cluster.must_on("n2", "nft 'flush set inet weft clear_seen4; flush set inet weft clear_seen6'"));
+    let asks = || meshctl(cluster, "meshctl", &["check", "--strict", "ready"]);
+    pass();
+    client.gets(&web, true);
+    let said = must(cluster, "meshctl", &["check", "--strict", "ready"]);
+    assert!(said.contains("2 of 2"), "{said}");
+    stranger.gets(&web, true);
+    let output = asks();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let named = "ready-plain/stranger to ready/server tcp port 8080";
+    assert!(!output.status.success() && said.contains(named), "{said}");
+    pass();
+    must(cluster, "meshctl", &["check", "--strict", "ready"]);
+    let talk = client.talk(server.ip(false), 120);
+    cluster.apply(&peer_authentication("ready", "STRICT"));
+    stranger.gets(&web, false);
+    client.gets(&web, true);
+    let shown = must(cluster, "meshctl", &["status", "--node", "n2"]);
+    let refused =
+        shown.split("Clear text refused").nth(1).and_then(|rest| rest.split("\n  ").nth(1)).unwrap_or_default();
+    assert!(refused.contains("ready-plain/stranger"), "who was refused is named: {shown}");
+    let (lines, gap) = talk.enough();
+    eprintln!("PERMISSIVE to STRICT: {lines} lines, none lost, longest wait {gap:.2} s");
+    cluster.delete_namespaces(&["ready", "ready-plain"]);
 }
 
 fn a_workload_leaves_and_comes_back(cluster: &Cluster) {

@@ -56,6 +56,7 @@ fn meshctl_by_kubeconfig(cluster: &Cluster) {
     }
     let printed = must(cluster, "meshctl", &["install", "--dry-run", "--overlay", "strict"]);
     assert!(printed.contains("kind: DaemonSet") && printed.contains("mode: STRICT"), "{printed}");
+    wrong_words(cluster);
     // somebody who may nothing is told so
     let output = Command::new(cluster.dir.join("meshctl"))
         .args(["check", "--pre", "--kubeconfig"])
@@ -66,6 +67,39 @@ fn meshctl_by_kubeconfig(cluster: &Cluster) {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success() && said.contains("you may not create customresourcedefinitions"), "{said}");
     cluster.delete_namespaces(&["people"]);
+}
+
+/// What is told where the question is not quite right, and what to do.
+fn wrong_words(cluster: &Cluster) {
+    let path = format!("{}:{}", cluster.tools.display(), std::env::var("PATH").unwrap_or_default());
+    let as_user = |user: &str, words: &[&str]| {
+        let mut command = Command::new(cluster.dir.join("meshctl"));
+        command.args(words).env("PATH", &path).env("KUBECONFIG", cluster.dir.join(format!("pki/{user}.kubeconfig")));
+        command.output().expect("meshctl runs")
+    };
+    for (user, words, sentence) in [
+        ("admin", &["status", "--context", "nowhere"][..], "name one with --kubeconfig file or --context name"),
+        ("admin", &["status", "-n", "nowhere"], "name another with -n name"),
+        ("admin", &["status", "--node", "n9"], "there are daemons on: n1, n2"),
+        ("admin", &["install", "-n", "elsewhere"], "for the namespace weft-system"),
+        ("admin", &["identity", "show", "nobody/here"], "no identity nobody/here lives there"),
+        ("proxy", &["status", "-n", "weft-system"], "the user of this context may not do that"),
+        ("nobody", &["status", "-n", "weft-system"], "name one with --kubeconfig file or --context name"),
+    ] {
+        let output = as_user(user, words);
+        let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+        assert!(!output.status.success() && said.contains(sentence), "{words:?} of {user}: {said}");
+    }
+    // nothing of Weft on this machine: kubectl's own choice counts, and is named
+    let output = as_user("admin", &["status", "--node", "n1"]);
+    let (text, note) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("people/client"), "{text}{note}");
+    assert!(note.contains("kubectl's current context"), "{note}");
+    let shown = must(cluster, "meshctl", &["identity", "show", "-l", "app=server", "-o", "json"]);
+    assert!(shown.contains("people/server") && !shown.contains("people/client"), "{shown}");
+    let checks: Value = serde_json::from_str(&must(cluster, "meshctl", &["check", "-o", "json"])).expect("JSON");
+    let checks = checks.as_array().expect("a list");
+    assert!(checks.len() >= 6 && checks.iter().all(|check| check["ok"] == true), "{checks:?}");
 }
 
 fn issuer_nodes_and_identity(cluster: &Cluster) {

@@ -35,13 +35,22 @@ fn services_of_every_kind(cluster: &Cluster) {
         neighbour.gets(&port, true);
         stranger.gets(&port, true);
     }
-    assert!(outside_reaches("10.77.0.12"), "a NodePort on the pod's own node");
+    for node in ["10.77.0.12", "[fd77::12]"] {
+        assert!(outside_reaches(node), "a NodePort on the pod's own node, {node}");
+    }
     cluster.apply(&peer_authentication("services", "STRICT"));
     for ip in &addresses {
         let port = crate::pod::at(*ip, 80);
         stranger.gets(&port, false);
         client.gets(&port, true);
         neighbour.gets(&port, true);
+    }
+    // a pod that calls a NodePort: of the other node, from where it comes back to the caller's own, and of the pod's node
+    for port in ["10.77.0.11:30080", "[fd77::11]:30080"] {
+        neighbour.gets(port, true);
+    }
+    for port in ["10.77.0.12:30080", "[fd77::12]:30080"] {
+        client.gets(port, true);
     }
     assert!(!outside_reaches("10.77.0.12"), "a caller from outside has no key, and STRICT takes none");
     // the other node translates such a caller to its own address, and what a node sends to a pod carries the node's identity

@@ -13,21 +13,37 @@ pub const CASES: &[(&str, Case)] = &[
     ("f24_a_restricted_pod_and_probes_under_strict", restricted_and_probed),
 ];
 
+/// Datagrams of an init container, one every 2 ms.
+const DATAGRAMS: u64 = 1000;
+/// Those that may be lost while the first handshake is under way: a quarter of a second of them.
+const LOST_MAX: u64 = 128;
+
 fn from_the_first_packet(cluster: &Cluster) {
     let pods = cluster.pods("init", true, &[("server", "n2")]);
     cluster.apply(&peer_authentication("init", "STRICT"));
     let capture = cluster.capture();
     for (name, ip) in [("early4", pods[0].ip(false)), ("early6", pods[0].ip(true))] {
-        // the very first thing that the pod does, many times over
-        let script =
+        let arrived = pods[0].load(include_str!("../load/arrived.py"), &["9999", MARKER]);
+        // the very first thing that the pod does, many times over: a socket for each datagram, then connections
+        let datagrams = format!(
+            "import socket,time; f=socket.AF_INET6 if \":\" in \"{ip}\" else socket.AF_INET; \
+             [(socket.socket(f,socket.SOCK_DGRAM).sendto(b\"{MARKER} %d\"%n,(\"{ip}\",9999)),time.sleep(0.002)) for n in range({DATAGRAMS})]"
+        );
+        let connections =
             format!("for i in $(seq 20); do echo {MARKER} | nc -w 5 {ip} 9000 | grep -q {MARKER} || exit 1; done");
         cluster.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: init}}\nspec: {{nodeName: n1, restartPolicy: Never, \
              terminationGracePeriodSeconds: 0, initContainers: [{{name: first, image: 'localhost/pod:1', imagePullPolicy: Never, \
-             command: [/bin/sh, -c, '{script}']}}], containers: [{{name: main, image: 'localhost/pod:1', imagePullPolicy: Never, \
-             command: [/bin/sleep, '1000']}}]}}\n"
+             command: [/usr/bin/python3, -c, '{datagrams}'], volumeMounts: [{{name: usr, mountPath: /usr}}, {{name: lib, mountPath: /lib}}, \
+             {{name: lib64, mountPath: /lib64}}]}}, {{name: second, image: 'localhost/pod:1', imagePullPolicy: Never, \
+             command: [/bin/sh, -c, '{connections}']}}], containers: [{{name: main, image: 'localhost/pod:1', imagePullPolicy: Never, \
+             command: [/bin/sleep, '1000']}}], volumes: [{{name: usr, hostPath: {{path: /usr}}}}, {{name: lib, hostPath: {{path: /usr/lib}}}}, \
+             {{name: lib64, hostPath: {{path: /usr/lib64}}}}]}}\n"
         ));
         cluster.pod(&format!("init/{name}"));
+        let (count, first) = arrived.enough();
+        eprintln!("of {DATAGRAMS} datagrams of an init container {count} arrived, the first of them number {first}");
+        assert!(count + LOST_MAX >= DATAGRAMS, "{count} of {DATAGRAMS} arrived");
     }
     assert_eq!(capture.markers(), 0, "clear text from an init container");
     cluster.delete_namespaces(&["init"]);

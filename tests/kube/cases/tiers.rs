@@ -9,7 +9,7 @@ use crate::shell::eventually;
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] =
-    &[("f14_the_administrators_tiers_come_before_and_after_network_policy", tiers_around_network_policy)];
+    &[("f7_the_administrators_tiers_come_before_and_after_network_policy", tiers_around_network_policy)];
 
 /// A kind that is not there is asked for every half a minute.
 const INSTALLED: Duration = Duration::from_secs(45);

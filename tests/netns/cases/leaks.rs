@@ -12,6 +12,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("pl_07_pl_10_mode_flapping_and_crashes_leak_nothing", flapping_and_crashes),
     ("pl_13_an_address_that_moves_to_another_pod_takes_no_packet_with_it", address_moves),
     ("pl_21_a_nodes_own_call_of_a_service_goes_through_the_mesh", a_node_calls_a_service),
+    ("pl_21_a_node_port_of_a_third_node_leads_back_into_the_mesh", third_node_translates),
     ("t12_flushed_rules_and_filter_are_put_back_and_leak_nothing", flushed_state),
 ];
 
@@ -179,6 +180,39 @@ fn flushed_state() {
         }
     }
     assert_eq!(markers(&capture.stop()), 0);
+}
+
+/// What kube-proxy does on a node whose port a pod calls, when the pod behind it is on another: translated, and sent on by that node.
+fn third_node_translates() {
+    let lab = Lab::of_four("nodes: 3");
+    lab.put("mode.yaml", &peer_authentication("demo", "STRICT"));
+    let node = lab.node("n3");
+    let nodes: Vec<IpAddr> = node["addresses"]
+        .as_array()
+        .expect("addresses")
+        .iter()
+        .map(|ip| ip.as_str().expect("text").parse().expect("an address"))
+        .collect();
+    let translate = |chain: &str, rule: &str| {
+        lab.must(
+            "node/n3",
+            &["nft", &format!("add table inet port; add chain inet port {chain}; add rule inet port {rule}")],
+        );
+    };
+    translate("post { type nat hook postrouting priority 100; }", "post ct status dnat masquerade");
+    for server in lab.ips("demo/server") {
+        let there = *nodes.iter().find(|ip| ip.is_ipv6() == server.is_ipv6()).expect("both families");
+        let (ip, to) =
+            if server.is_ipv6() { ("ip6", format!("[{server}]:8080")) } else { ("ip", format!("{server}:8080")) };
+        let pre = "pre { type nat hook prerouting priority -100; }";
+        translate(pre, &format!("pre {ip} daddr {there} tcp dport 30080 dnat {ip} to {to}"));
+        lab.pings_within("demo/client", server, Duration::from_secs(10));
+        lab.pings_within("node/n3", server, Duration::from_secs(10));
+        let capture = lab.capture();
+        let said = lab.tcp_echo("demo/client", there, 30080, MARKER);
+        assert_eq!(said.as_deref(), Some(MARKER), "by the port of {there}: {}", lab.ask("n3", "status")["drops"]);
+        assert_eq!(markers(&capture.stop()), 0, "by the port of {there} in clear text");
+    }
 }
 
 /// What kube-proxy does for a node's own process: the Service's address is translated after the first routing decision.

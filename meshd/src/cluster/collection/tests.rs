@@ -142,3 +142,25 @@ fn a_policy_of_an_unknown_direction_changes_nothing() {
     assert_eq!(put(&mut collection, "p.yaml", &policy("Outbnd")), []);
     assert_eq!(collection.objects().count(), 1);
 }
+
+#[test]
+fn f12_a_label_of_ours_that_says_nothing_is_told() {
+    let text = |label: &str| {
+        let labels = format!("labels: {{weft.dev/mesh: '{label}'}}");
+        format!(
+            "kind: Namespace\nmetadata: {{name: shop, {labels}}}\n---\nkind: Pod\nmetadata: {{name: web, namespace: shop, {labels}}}\n"
+        )
+    };
+    let mut collection = Collection::default();
+    for label in ["true", "Enabled", ""] {
+        put(&mut collection, "a.yaml", &text(label));
+        let told: Vec<_> = collection.refusals().into_iter().map(|refusal| refusal.reason).collect();
+        assert_eq!(told.len(), 2, "{label}: {told:?}");
+        assert!(told.iter().all(|word| word.contains("neither `enabled` nor `disabled`")), "{told:?}");
+        assert_eq!(collection.objects().count(), 2, "they are used all the same");
+    }
+    for label in ["enabled", "disabled"] {
+        put(&mut collection, "a.yaml", &text(label));
+        assert_eq!(collection.refusals(), [], "{label}");
+    }
+}
