@@ -290,12 +290,14 @@ fn hooks(tun: &str) -> String {
     let source_routes =
         ["lsrr", "ssrr"].map(|kind| format!("ip option {kind} exists counter name source_routed drop\n")).concat();
     let early = [guarded.concat(), early.concat()].concat();
+    // a NodePort whose pod is on another node is translated here and sent on under this node's name, and so is its answer; a
+    // packet whose source is somebody else's the engine refuses
     line(
         &mut text,
         format_args!(
             "chain forward {{\ntype filter hook forward priority -5; policy drop;\n\
              meta mark set meta mark or {BY_FILTER:#010x}\n\
-             {source_routes}iifname \"{tun}\" oifname \"{tun}\" counter name loop drop\n\
+             {source_routes}iifname \"{tun}\" oifname \"{tun}\" ct status & dnat != dnat counter name loop drop\n\
              iifname \"{tun}\" accept\noifname \"{tun}\" accept\n{member4}{member6}{early}{judge}accept\n}}"
         ),
     );
