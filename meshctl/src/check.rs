@@ -277,14 +277,17 @@ fn members(nodes: &[Answer], namespace: &str) -> anyhow::Result<String> {
 }
 
 fn clear_text(nodes: &[Answer], namespace: &str) -> anyhow::Result<String> {
-    let known = nodes.iter().filter_map(|(_, status)| status.as_ref().ok());
-    let is_meant = |flow: &&SeenFlow| flow.destination_workload.as_deref().is_some_and(|to| is_of(to, namespace));
-    let found: Vec<_> = known.flat_map(|node| &node.clear_seen).filter(is_meant).collect();
+    let mut found = Vec::new();
+    for (_, status) in nodes {
+        let Ok(status) = status else { continue };
+        let own = status.attachments.iter().filter(|pod| is_of(&pod.pod, namespace));
+        let own: BTreeMap<_, _> = own.flat_map(|pod| pod.ips.iter().map(move |ip| (ip, &pod.pod))).collect();
+        found.extend(status.clear_seen.iter().filter_map(|flow| Some((flow, *own.get(&flow.destination)?))));
+    }
     let silent = nodes.iter().filter(|(_, status)| status.is_err()).count();
     ensure!(silent == 0, "{silent} nodes do not answer, so nobody knows of theirs");
-    let line = |flow: &&SeenFlow| {
+    let line = |(flow, to): &(&SeenFlow, &String)| {
         let from = flow.source_workload.as_deref().unwrap_or(&flow.source);
-        let to = flow.destination_workload.as_deref().unwrap_or(&flow.destination);
         let port = if flow.port == 0 { String::new() } else { format!(" port {}", flow.port) };
         let (packets, ago) = (flow.count, screen::seconds(flow.last_seen_s));
         format!("\n{from} to {to} {}{port}: {packets} packets, the last {ago} ago", flow.protocol)
@@ -348,17 +351,22 @@ mod tests {
         let flow = |from: Option<&str>, to: &str| SeenFlow {
             source: "10.1.0.9".to_owned(),
             source_workload: from.map(str::to_owned),
-            destination_workload: Some(to.to_owned()),
+            destination: to.to_owned(),
             protocol: "tcp".to_owned(),
             port: 80,
             count: 3,
             last_seen_s: 5,
             ..SeenFlow::default()
         };
-        let pod = |name: &str, enrolled| Attachment { pod: name.to_owned(), enrolled, ..Attachment::default() };
+        let pod = |name: &str, enrolled| Attachment {
+            pod: name.to_owned(),
+            ips: vec![format!("of {name}")],
+            enrolled,
+            ..Attachment::default()
+        };
         if let Ok(status) = &mut one.1 {
             status.attachments = vec![pod("shop/web", true), pod("shop/old", false), pod("shopping/web", true)];
-            status.clear_seen = vec![flow(None, "shop/web"), flow(Some("plain/job"), "shopping/web")];
+            status.clear_seen = vec![flow(None, "of shop/web"), flow(Some("plain/job"), "of shopping/web")];
         }
         let nodes = [one, node("n2", "1")];
         assert!(members(&nodes, "shop").unwrap().starts_with("1 of 2"));

@@ -167,13 +167,23 @@ impl Node {
 
     /// Flows in clear text, the newest first.
     pub(super) fn clear_rows(&self, mut flows: Vec<SeenFlow>) -> Vec<Value> {
+        if flows.is_empty() {
+            return Vec::new();
+        }
         flows.sort_by_key(|flow| (flow.last_seen_s, Reverse(flow.count)));
+        // there may be no policies that would know them
+        let live = self.view.pods.values().filter(|pod| !pod.host_network && !pod.finished);
+        let names: BTreeMap<_, _> = live.flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, pod))).collect();
+        let name_at = |text: &str| {
+            let pod = names.get(&text.parse::<IpAddr>().ok()?)?;
+            Some(format!("{}/{}", pod.namespace, pod.name))
+        };
         let row = |flow: &SeenFlow| {
             json!({
                 "source": flow.source,
-                "source_workload": self.workload_at(&flow.source),
+                "source_workload": name_at(&flow.source),
                 "destination": flow.destination,
-                "destination_workload": self.workload_at(&flow.destination),
+                "destination_workload": name_at(&flow.destination),
                 "protocol": flow.protocol,
                 "port": flow.port,
                 "count": flow.count,
