@@ -64,7 +64,10 @@ fn strict() {
     let status = lab.ask("n2", "status");
     let source = lab.ip("plain/client", false).to_string();
     let denied = status["denied"].as_array().expect("a list");
-    assert!(denied.iter().any(|row| row["source"] == source.as_str() && row["port"] == 8080), "{denied:#?}");
+    let row = denied.iter().find(|row| row["source"] == source.as_str() && row["port"] == 8080);
+    let row = row.unwrap_or_else(|| panic!("{denied:#?}"));
+    let ends = [&row["source_workload"], &row["destination_workload"]];
+    assert_eq!(ends, ["plain/client", "demo/server"], "both ends by name, without any policy: {row:#}");
     assert!(status["drops"]["plaintext_denied"].as_u64() > Some(0));
 }
 
