@@ -47,7 +47,7 @@ impl Cluster {
             cluster.boot(node);
         }
         cluster.await_nodes();
-        eventually("there is a default service account", Duration::from_secs(30), || {
+        eventually("there is a default service account", Duration::from_secs(120), || {
             cluster.try_kubectl(&["get", "serviceaccount", "default"]).status.success().then_some(())
         });
         eprintln!(
@@ -99,7 +99,7 @@ impl Cluster {
     /// Waits until all nodes are Ready.
     pub fn await_nodes(&self) {
         for node in NODES {
-            eventually(&format!("{node} is Ready"), Duration::from_secs(90), || {
+            eventually(&format!("{node} is Ready"), Duration::from_secs(240), || {
                 let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
                 let output = self.try_kubectl(&["get", "node", node, "-o", path]);
                 (output.stdout == b"True").then_some(())
@@ -117,7 +117,7 @@ impl Cluster {
         }
         if std::env::var_os("WEFT_KUBE_KEEP").is_none() {
             // a mount that is still going away holds its folder for a moment
-            eventually("the run's folder is gone", Duration::from_secs(20), || {
+            eventually("the run's folder is gone", Duration::from_secs(60), || {
                 std::fs::remove_dir_all(&self.dir).is_ok().then_some(())
             });
         }
@@ -157,9 +157,9 @@ impl Cluster {
         attempt(&kubectl, &[&["--kubeconfig", &config], arguments].concat())
     }
 
-    /// As [`Cluster::try_kubectl`], and it must succeed.
+    /// As [`Cluster::try_kubectl`], and it must succeed. A question that never came to the API server is asked again.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        let output = self.try_kubectl(arguments);
+        let output = until_taken(&UNREACHED, || self.try_kubectl(arguments));
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "kubectl {}\n{text}{errors}", arguments.join(" "));
         text.into_owned()
@@ -170,9 +170,10 @@ impl Cluster {
         serde_json::from_str(&self.kubectl(&[arguments, &["-o", "json"]].concat())).expect("kubectl prints JSON")
     }
 
-    /// Applies manifests.
+    /// Applies manifests; again where the API server or who follows it is not as far yet.
     pub fn apply(&self, text: &str) {
-        let output = self.try_apply("admin", text);
+        let transient = [&UNREACHED[..], &BEHIND].concat();
+        let output = until_taken(&transient, || self.try_apply("admin", text));
         assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -196,7 +197,7 @@ impl Cluster {
     pub fn init_of(&self, node: &str) -> u32 {
         let outer = self.nodes.lock().expect("nobody panicked with it").get(node).expect("the node is up").id();
         let path = format!("/proc/{outer}/task/{outer}/children");
-        let (pid, _) = eventually(&format!("{node} has an init"), Duration::from_secs(5), || {
+        let (pid, _) = eventually(&format!("{node} has an init"), Duration::from_secs(60), || {
             std::fs::read_to_string(&path).ok()?.split_whitespace().next()?.parse().ok()
         });
         pid
@@ -214,6 +215,32 @@ impl Cluster {
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "on {node}: {script}\n{text}{errors}");
         text.into_owned()
+    }
+}
+
+/// What kubectl says of a question that came to no API server.
+const UNREACHED: [&str; 3] = ["connection refused", "TLS handshake timeout", "client connection lost"];
+/// What an API server says that has just started, that has just been told of a kind, or whose controllers made no account yet for a
+/// new namespace.
+const BEHIND: [&str; 5] = [
+    "could not find the requested resource",
+    "no matches for kind",
+    "error looking up service account",
+    "etcdserver: ",
+    "ServiceUnavailable",
+];
+
+/// Runs kubectl until it does not fail with one of these words, for a minute at most.
+fn until_taken(transient: &[&str], mut run: impl FnMut() -> Output) -> Output {
+    let begin = Instant::now();
+    loop {
+        let output = run();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let is_over = begin.elapsed() > Duration::from_secs(60);
+        if is_over || output.status.success() || !transient.iter().any(|word| said.contains(word)) {
+            return output;
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

@@ -70,7 +70,7 @@ impl ControlPlane {
     pub fn await_ready(&self) {
         let kubectl = self.tools.join("kubectl").display().to_string();
         let config = self.dir.join("pki/admin.kubeconfig").display().to_string();
-        eventually("the API server is ready", Duration::from_secs(60), || {
+        eventually("the API server is ready", Duration::from_secs(180), || {
             attempt(&kubectl, &["--kubeconfig", &config, "get", "--raw", "/readyz"]).status.success().then_some(())
         });
     }

@@ -1,6 +1,6 @@
 //! A pod as a case sees it: where it runs, its addresses, and commands in its network.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::net::IpAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -41,11 +41,19 @@ pub fn pod(namespace: &str, name: &str, node: &str, extra: &str) -> String {
     )
 }
 
-/// The kubelet asks by HTTP whether it serves.
-pub const READY: &str = "readinessProbe: {httpGet: {path: /name, port: 8080}, periodSeconds: 1, failureThreshold: 2}";
+/// The kubelet asks by HTTP whether it serves. A machine that is busy may take longer than a probe's usual second.
+pub const READY: &str =
+    "readinessProbe: {httpGet: {path: /name, port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 3}";
 
-/// What a pod does: serves its host name by HTTP, and echoes.
-pub const SERVE: &str = "hostname > /www/name; nc -ll -p 9000 -e cat & exec httpd -f -p 8080 -h /www";
+/// What a pod does: serves its host name by HTTP, and echoes. The web server, by which it is Ready, starts when the port of the
+/// other (9000, as the kernel writes it) is open.
+pub const SERVE: &str = "hostname > /www/name; nc -ll -p 9000 -e cat & \
+    until grep -qs :2328 /proc/net/tcp /proc/net/tcp6; do sleep 0.02; done; exec httpd -f -p 8080 -h /www";
+
+/// How long whoever must answer may take: a first word that was lost is repeated after 1, 3 and 7 s. Nothing that is timed waits so.
+const ANSWER: u32 = 10;
+/// How long is waited for an answer that must not come.
+const REFUSAL: u32 = 2;
 
 /// A PeerAuthentication without selector.
 pub fn peer_authentication(namespace: &str, mode: &str) -> String {
@@ -60,7 +68,7 @@ impl Cluster {
     /// watches wait for up to 30 s, and as much again by chance (client-go's reflector).
     pub fn pod(&self, name: &str) -> Pod {
         let (namespace, short) = name.split_once('/').expect("namespace/name");
-        let (facts, _) = eventually(&format!("pod {name} is Ready"), Duration::from_secs(120), || {
+        let (facts, _) = eventually(&format!("pod {name} is Ready"), Duration::from_secs(240), || {
             // one look that lasts costs the machine less than many
             let wait = ["wait", "--for=condition=Ready", "--timeout=20s", "pod", short, "-o", "json"];
             let output = self.try_kubectl(&[&["-n", namespace], &wait[..]].concat());
@@ -70,7 +78,7 @@ impl Cluster {
         let ips = facts["status"]["podIPs"].as_array().expect("a Ready pod has addresses");
         let ips = ips.iter().map(|ip| ip["ip"].as_str().expect("text").parse().expect("an address")).collect();
         let uid = facts["metadata"]["uid"].as_str().expect("a pod has a UID");
-        let (pid, _) = eventually(&format!("{name} has a process"), Duration::from_secs(5), || process_of(uid));
+        let (pid, _) = eventually(&format!("{name} has a process"), Duration::from_secs(60), || process_of(uid));
         Pod { name: name.to_owned(), ips, pid }
     }
 
@@ -91,7 +99,7 @@ impl Cluster {
 
     /// Waits until a node holds attachments of pods that live, and of no other.
     pub fn await_only_living(&self, node: &str) {
-        eventually(&format!("{node} holds attachments of living pods only"), Duration::from_secs(60), || {
+        eventually(&format!("{node} holds attachments of living pods only"), Duration::from_secs(180), || {
             let pods = self.json(&["get", "pods", "-A", &format!("--field-selector=spec.nodeName={node}")]);
             let living = pods["items"].as_array()?.iter().filter(|pod| pod["spec"]["hostNetwork"] != true).count();
             let held = self.must_on(node, "ls /var/lib/weft/attachments | wc -l");
@@ -105,7 +113,7 @@ impl Cluster {
         self.kubectl(&[&["delete", "namespace", "--wait=false"], names].concat());
         for name in names {
             // nobody makes another pod in a namespace that ends
-            self.kubectl(&["-n", name, "delete", "pods", "--all", "--force", "--grace-period=0", "--timeout=60s"]);
+            self.kubectl(&["-n", name, "delete", "pods", "--all", "--force", "--grace-period=0", "--timeout=240s"]);
         }
     }
 }
@@ -148,22 +156,31 @@ impl Pod {
         eventually(&format!("{} pings {to}", self.name), within, || self.pings(to).then_some(())).1
     }
 
-    /// The name that an HTTP server (`host:port`) says within two seconds.
+    /// The name that an HTTP server (`host:port`) says to one request, which must be answered.
     pub fn get(&self, to: &str) -> Option<String> {
-        let output = self.exec(&["curl", "-sgf", "--noproxy", "*", "-m", "2", &format!("http://{to}/name")]);
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        self.asks(to, ANSWER)
     }
 
-    /// Whether the server answers within a second. What is dropped costs all of it, so that [`Pod::get`] is for what must answer.
+    /// Whether one request to an HTTP server (`host:port`) goes unanswered for as long as [`REFUSAL`].
+    pub fn is_refused_by(&self, to: &str) -> bool {
+        self.asks(to, REFUSAL).is_none()
+    }
+
+    /// Whether the server answers within a second. What is dropped costs all of it: this is for what is asked again.
     pub fn reaches(&self, to: &str) -> bool {
-        let url = format!("http://{to}/name");
-        self.exec(&["curl", "-sgf", "--noproxy", "*", "-m", "1", &url]).status.success()
+        self.asks(to, 1).is_some()
+    }
+
+    fn asks(&self, to: &str, seconds: u32) -> Option<String> {
+        let (url, seconds) = (format!("http://{to}/name"), seconds.to_string());
+        let output = self.exec(&["curl", "-sgf", "--noproxy", "*", "-m", &seconds, &url]);
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
     /// Waits until the server answers, or until it does not.
     pub fn gets(&self, to: &str, answers: bool) {
         let what = format!("{} {} {to}", self.name, if answers { "reaches" } else { "is refused by" });
-        eventually(&what, Duration::from_secs(30), || (self.reaches(to) == answers).then_some(()));
+        eventually(&what, Duration::from_secs(90), || (self.reaches(to) == answers).then_some(()));
     }
 
     /// As [`Pod::gets`] for many at once, each to every address of the server: what is refused takes its time side by side.
@@ -183,7 +200,7 @@ impl Pod {
     /// Starts a conversation with a pod's echo server, a marked line every 20 ms, for so many seconds; returns when the first
     /// line has come back.
     pub fn talk(&self, to: IpAddr, seconds: u32) -> Talk {
-        let script = "import signal,socket,sys,time\ns=socket.create_connection((sys.argv[1],9000),10)\ns.settimeout(30)\n\
+        let script = "import signal,socket,sys,time\ns=socket.create_connection((sys.argv[1],9000),30)\ns.settimeout(120)\n\
                       f=s.makefile('rb')\nend=time.time()+float(sys.argv[2])\n\
                       def enough(*_):\n global end\n end=0\nsignal.signal(signal.SIGINT,enough)\nn=0\ngap=0\n\
                       while time.time()<end:\n l=b'%s %d\\n'%(sys.argv[3].encode(),n)\n b=time.time()\n s.sendall(l)\n\
@@ -201,11 +218,21 @@ impl Pod {
         talk
     }
 
-    /// Sends text to the echo server of a pod and returns what comes back.
+    /// Sends text over one connection to the echo server of a pod and returns what comes back; it must answer.
     pub fn echo(&self, to: IpAddr, text: &str) -> Option<String> {
-        let script = "import socket,sys\ns=socket.create_connection((sys.argv[1],9000),2)\nm=sys.argv[2].encode()\ns.sendall(m)\n\
-                      d=b''\nwhile len(d)<len(m):\n c=s.recv(65536)\n if not c: break\n d+=c\nsys.stdout.write(d.decode())";
-        let output = self.exec(&["python3", "-c", script, &to.to_string(), text]);
+        self.echo_within(to, text, ANSWER)
+    }
+
+    /// Whether one connection to the echo server of a pod comes to nothing for as long as [`REFUSAL`].
+    pub fn is_not_echoed_by(&self, to: IpAddr) -> bool {
+        self.echo_within(to, MARKER, REFUSAL).is_none()
+    }
+
+    fn echo_within(&self, to: IpAddr, text: &str, seconds: u32) -> Option<String> {
+        let script = "import socket,sys\ns=socket.create_connection((sys.argv[1],9000),int(sys.argv[3]))\nm=sys.argv[2].encode()\n\
+                      s.sendall(m)\nd=b''\nwhile len(d)<len(m):\n c=s.recv(65536)\n if not c: break\n d+=c\n\
+                      sys.stdout.write(d.decode())";
+        let output = self.exec(&["python3", "-c", script, &to.to_string(), text, &seconds.to_string()]);
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
@@ -243,6 +270,9 @@ pub fn at(ip: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
 }
 
+/// Where the last word of a capture goes: a port of the first node on which nobody listens.
+const LAST_PLACE: &str = "10.77.0.11:9";
+
 /// A capture on the bridge between the nodes.
 pub struct Capture {
     child: Child,
@@ -269,8 +299,21 @@ impl Cluster {
 }
 
 impl Capture {
-    /// Ends it; how often the marker was on the wire.
+    /// Ends it; how often the marker was on the wire. All that was there before this call is counted: it waits until the capture
+    /// holds a word that it sends itself.
     pub fn markers(mut self) -> usize {
+        const LAST: &[u8] = b"the last word of this capture";
+        let sender = std::net::UdpSocket::bind("0.0.0.0:0").expect("there is a port");
+        eventually("the capture holds its last word", Duration::from_secs(60), || {
+            // the node may answer that nobody is there
+            let _sent = sender.send_to(LAST, LAST_PLACE);
+            std::thread::sleep(Duration::from_millis(5));
+            let (mut file, mut end) = (std::fs::File::open(&self.file).expect("the capture is there"), Vec::new());
+            let length = file.metadata().expect("it has a length").len();
+            file.seek(SeekFrom::Start(length.saturating_sub(1 << 16))).expect("a file has places");
+            file.read_to_end(&mut end).expect("it is readable");
+            end.windows(LAST.len()).any(|window| window == LAST).then_some(())
+        });
         assert!(attempt("kill", &["-INT", &self.child.id().to_string()]).status.success(), "tcpdump runs");
         self.child.wait().expect("tcpdump ends");
         let bytes = std::fs::read(&self.file).expect("the capture is there");

@@ -42,7 +42,7 @@ impl<'a> Lead<'a> {
 
     fn await_rolled(&self) {
         for who in self.who {
-            self.cluster.kubectl(&["-n", "weft-system", "rollout", "status", who, "--timeout=120s"]);
+            self.cluster.kubectl(&["-n", "weft-system", "rollout", "status", who, "--timeout=300s"]);
         }
     }
 }
@@ -93,6 +93,12 @@ impl<'a> Proxy<'a> {
             ("refuse", false) | (_, true) => {}
             (_, false) => self.start(),
         }
+    }
+
+    /// How many watches were asked for in this mode.
+    pub fn watches(&self, mode: &str) -> usize {
+        let text = std::fs::read_to_string(&self.log).expect("the proxy writes it");
+        text.lines().filter(|line| line.starts_with(mode) && line.contains(" watch ")).count()
     }
 
     /// What was listed most in this mode from one node: how often, and which node and collection.

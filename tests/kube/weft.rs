@@ -60,7 +60,7 @@ pub fn await_ready(cluster: &Cluster) {
     let everything = ["daemonset/weft-node", "deployment/weft-controller"].map(str::to_owned);
     let nodes = NODES.map(|node| format!("meshnode/{node}"));
     let names: Vec<_> = everything.iter().chain(&nodes).map(String::as_str).collect();
-    eventually("Weft is Ready and every node has joined", Duration::from_secs(90), || {
+    eventually("Weft is Ready and every node has joined", Duration::from_secs(240), || {
         let output = cluster.try_kubectl(&[&["-n", "weft-system", "get", "-o", "json"], &names[..]].concat());
         let list: Value = serde_json::from_slice(&output.stdout).ok()?;
         let [daemons, controller, joining @ ..] = list["items"].as_array()?.as_slice() else { return None };
@@ -75,4 +75,29 @@ pub fn await_ready(cluster: &Cluster) {
         }
         ready.then_some(())
     });
+}
+
+/// The daemon's process on a node, as a shell asks for it.
+pub const DAEMON: &str = "pgrep -f '^/usr/local/bin/meshd node'";
+
+/// The daemon's pod on a node. While daemons are rolled there are two, and the one that stays is the newer.
+pub fn daemon_pod(cluster: &Cluster, node: &str) -> String {
+    let pods = cluster.json(&["-n", "weft-system", "get", "pods", "-l", "app.kubernetes.io/name=weft-node"]);
+    let all = pods["items"].as_array().into_iter().flatten().filter(|pod| pod["spec"]["nodeName"] == node);
+    let newest = all.max_by_key(|pod| pod["metadata"]["creationTimestamp"].as_str().map(str::to_owned));
+    newest.expect("a daemon")["metadata"]["name"].as_str().expect("a name").to_owned()
+}
+
+/// Kills the daemons of some nodes as `kill -9` does, and waits until each kubelet has started another.
+pub fn kill_daemons(cluster: &Cluster, nodes: &[&str]) {
+    let before: Vec<_> = nodes.iter().map(|node| cluster.must_on(node, DAEMON)).collect();
+    for node in nodes {
+        cluster.must_on(node, &format!("kill -9 $({DAEMON})"));
+    }
+    for (node, before) in nodes.iter().zip(before) {
+        eventually(&format!("the daemon of {node} runs again"), Duration::from_secs(120), || {
+            let output = cluster.on_node(node, &["sh", "-c", DAEMON]);
+            (output.status.success() && output.stdout != before.as_bytes()).then_some(())
+        });
+    }
 }

@@ -40,7 +40,7 @@ fn put_elsewhere(cluster: &Cluster, node: &str, from: Folders, to: Folders) {
     let before = read("containerd.pid");
     cluster.must_on(node, &format!("kill -9 {}", before.trim()));
     let ctr = cluster.tools.join("ctr").display().to_string();
-    eventually(&format!("containerd of {node} is back"), Duration::from_secs(30), || {
+    eventually(&format!("containerd of {node} is back"), Duration::from_secs(120), || {
         (read("containerd.pid") != before && cluster.on_node(node, &[&ctr, "version"]).status.success()).then_some(())
     });
     cluster.must_on(node, &format!("rm -r {list} {plugins}"));
@@ -77,7 +77,7 @@ fn come_and_go(cluster: &Cluster, overlay: &str, folders: Folders, list: &str) {
     let pods = cluster.pods(overlay, true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication(overlay, "STRICT"));
     for ip in &pods[1].ips {
-        pods[0].pings_within(*ip, Duration::from_secs(30));
+        pods[0].pings_within(*ip, Duration::from_secs(90));
     }
     must(cluster, "meshctl", &["uninstall", "--yes"]);
     assert_eq!(files(cluster, folders), before, "{overlay}: what is left, or gone");
@@ -85,7 +85,7 @@ fn come_and_go(cluster: &Cluster, overlay: &str, folders: Folders, list: &str) {
     let namespace = format!("{overlay}-after");
     let pods = cluster.pods(&namespace, false, &[("client", "n1"), ("server", "n2")]);
     for ip in &pods[1].ips {
-        pods[0].pings_within(*ip, Duration::from_secs(30));
+        pods[0].pings_within(*ip, Duration::from_secs(90));
     }
     cluster.delete_namespaces(&[overlay, &namespace]);
 }

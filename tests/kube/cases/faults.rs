@@ -1,6 +1,8 @@
 //! What breaks in a cluster: the daemon, its rollout, the API server, the controller, a rewritten network list, a node.
 
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::Case;
 use crate::cluster::{Cluster, NODES, ROOT};
@@ -21,28 +23,23 @@ pub const CASES: &[(&str, Case)] = &[
     ("pl_04_a_node_is_rebooted", a_node_is_rebooted),
 ];
 
+/// Longest wait for what comes within seconds on a machine that is not slow and busy.
+const SOON: Duration = Duration::from_secs(120);
+
 fn the_daemon_is_killed(cluster: &Cluster) {
     let pods = cluster.pods("killed", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("killed", "STRICT"));
     let (client, server) = (&pods[0], &pods[1]);
     for ip in &server.ips {
-        client.pings_within(*ip, Duration::from_secs(30));
+        client.pings_within(*ip, SOON);
     }
     let capture = cluster.capture();
-    let talks = server.ips.iter().map(|ip| client.talk(*ip, 120)).collect::<Vec<_>>();
-    for node in NODES {
-        cluster.must_on(node, "kill -9 $(pgrep -f '^/usr/local/bin/meshd node')");
-    }
-    let again = |node: &str| {
-        let output = cluster.on_node(node, &["pgrep", "-f", "^/usr/local/bin/meshd node"]);
-        output.status.success().then_some(())
-    };
-    for node in NODES {
-        eventually(&format!("the daemon of {node} runs again"), Duration::from_secs(30), || again(node));
-    }
+    let talks = server.ips.iter().map(|ip| client.talk(*ip, 900)).collect::<Vec<_>>();
+    weft::kill_daemons(cluster, &NODES);
     weft::await_ready(cluster);
     for ip in &server.ips {
-        assert_eq!(client.echo(*ip, MARKER).as_deref(), Some(MARKER), "a new connection");
+        // a node is Ready until its kubelet has looked again, and a daemon that runs may not serve yet
+        eventually("a new connection", SOON, || client.echo(*ip, MARKER).filter(|text| text == MARKER));
     }
     for talk in talks {
         let (lines, gap) = talk.enough();
@@ -55,7 +52,7 @@ fn the_daemon_is_killed(cluster: &Cluster) {
 fn the_daemons_are_rolled(cluster: &Cluster) {
     let pods = cluster.pods("rolled", true, &[("client", "n1"), ("server", "n2")]);
     let (client, server) = (&pods[0], &pods[1]);
-    client.pings_within(server.ip(false), Duration::from_secs(30));
+    client.pings_within(server.ip(false), SOON);
     // a policy that lets nobody else in: what the other configuration does not enforce
     cluster.apply(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed, namespace: rolled}\n\
@@ -64,11 +61,11 @@ fn the_daemons_are_rolled(cluster: &Cluster) {
     let web = at(server.ip(false), 8080);
     client.gets(&web, false);
     let capture = cluster.capture();
-    let talks = server.ips.iter().map(|ip| client.talks(*ip, 100, 300)).collect::<Vec<_>>();
+    let talks = server.ips.iter().map(|ip| client.talks(*ip, 100, 900)).collect::<Vec<_>>();
     // to another configuration and back, as an upgrade is
     let roll = |overlay: &str| {
         cluster.kubectl(&["apply", "-k", &format!("{ROOT}/manifests/overlays/{overlay}")]);
-        cluster.kubectl(&["-n", "weft-system", "rollout", "status", "daemonset/weft-node", "--timeout=60s"]);
+        cluster.kubectl(&["-n", "weft-system", "rollout", "status", "daemonset/weft-node", "--timeout=300s"]);
     };
     roll("no-policy");
     client.gets(&web, true);
@@ -76,9 +73,11 @@ fn the_daemons_are_rolled(cluster: &Cluster) {
     client.gets(&web, false);
     for talk in talks {
         let (lines, gap) = talk.enough();
-        eprintln!("two rolling updates: {lines} lines over 100 connections, none broken, longest wait {gap:.2} s");
-        // each daemon was ready to take over before its forerunner was ended
-        assert!(gap < 3.0, "a connection waited {gap:.2} s for a daemon");
+        eprintln!(
+            "two rolling updates: {lines} lines over 100 connections, none broken, longest wait {gap:.2} s (0.4 s on a quiet machine)"
+        );
+        // each daemon was ready to take over before its forerunner was ended: else it is 12.6 s, by TCP's repetitions
+        assert!(gap < 8.0, "a connection waited {gap:.2} s for a daemon");
     }
     assert_eq!(capture.markers(), 0, "clear text during a rolling update");
     weft::await_ready(cluster);
@@ -89,7 +88,7 @@ fn kubelets_and_runtimes_are_restarted(cluster: &Cluster) {
     let pods = cluster.pods("restarted", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("restarted", "STRICT"));
     let (client, server) = (&pods[0], &pods[1]);
-    client.pings_within(server.ip(true), Duration::from_secs(30));
+    client.pings_within(server.ip(true), SOON);
     let uids = |cluster: &Cluster| {
         let path = "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[0].restartCount}\n{end}";
         cluster.kubectl(&["-n", "restarted", "get", "pods", "client", "server", "-o", path])
@@ -97,7 +96,7 @@ fn kubelets_and_runtimes_are_restarted(cluster: &Cluster) {
     let before = uids(cluster);
     let capture = cluster.capture();
     for program in ["kubelet", "containerd"] {
-        let talk = client.talks(server.ip(true), 20, 120);
+        let talk = client.talks(server.ip(true), 20, 900);
         for node in NODES {
             // node.sh starts it again, as a supervisor would
             let pid =
@@ -108,7 +107,7 @@ fn kubelets_and_runtimes_are_restarted(cluster: &Cluster) {
         let name = format!("after-{program}");
         cluster.apply(&pod("restarted", &name, "n2", READY));
         let late = cluster.pod(&format!("restarted/{name}"));
-        client.pings_within(late.ip(false), Duration::from_secs(30));
+        client.pings_within(late.ip(false), SOON);
         assert_eq!(client.echo(late.ip(false), MARKER).as_deref(), Some(MARKER));
         cluster.await_nodes();
         let (lines, gap) = talk.enough();
@@ -141,7 +140,23 @@ fn the_api_server_is_killed(cluster: &Cluster) {
 
 fn leader(cluster: &Cluster) -> String {
     let path = "jsonpath={.spec.holderIdentity}";
-    cluster.kubectl(&["-n", "weft-system", "get", "lease", "weft-controller", "-o", path])
+    let ask = || cluster.kubectl(&["-n", "weft-system", "get", "lease", "weft-controller", "-o", path]);
+    eventually("a controller leads", SOON, || Some(ask()).filter(|holder| !holder.is_empty())).0
+}
+
+/// Who holds the lease, whenever somebody writes it; nobody is an empty name.
+fn holders(cluster: &Cluster) -> impl Iterator<Item = String> {
+    let mut watch = Command::new(cluster.tools.join("kubectl"))
+        .arg("--kubeconfig")
+        .arg(cluster.dir.join("pki/admin.kubeconfig"))
+        .args(["-n", "weft-system", "get", "lease", "weft-controller", "-w", "--request-timeout=300s", "-o"])
+        .arg("jsonpath={.spec.holderIdentity}{\"\\n\"}")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("kubectl runs");
+    let lines = BufReader::new(watch.stdout.take().expect("it is piped")).lines();
+    lines.map_while(Result::ok).chain(std::iter::from_fn(move || watch.wait().ok().and(None)))
 }
 
 fn the_daemons_restart_without_an_api_server(cluster: &Cluster) {
@@ -155,25 +170,16 @@ fn the_daemons_restart_without_an_api_server(cluster: &Cluster) {
     }
     let settled =
         || NODES.iter().all(|node| cluster.must_on(node, "cat /var/lib/weft/view").contains("\"away\"")).then_some(());
-    eventually("both nodes have written down what they know", Duration::from_secs(10), settled);
+    eventually("both nodes have written down what they know", SOON, settled);
     let capture = cluster.capture();
-    let talks = server.ips.iter().map(|ip| client.talk(*ip, 120)).collect::<Vec<_>>();
+    let talks = server.ips.iter().map(|ip| client.talk(*ip, 900)).collect::<Vec<_>>();
     cluster.plane.kill("kube-apiserver");
-    for node in NODES {
-        let daemon = "pgrep -f '^/usr/local/bin/meshd node'";
-        let before = cluster.must_on(node, daemon);
-        cluster.must_on(node, &format!("kill -9 $({daemon})"));
-        let again = || {
-            let output = cluster.on_node(node, &["sh", "-c", daemon]);
-            (output.status.success() && output.stdout != before.as_bytes()).then_some(())
-        };
-        eventually(&format!("the daemon of {node} runs again"), Duration::from_secs(30), again);
-    }
+    weft::kill_daemons(cluster, &NODES);
     // what the old daemon's kernel state could not do: a new session needs keys, and those need the view
     for ip in &server.ips {
-        client.pings_within(*ip, Duration::from_secs(20));
+        client.pings_within(*ip, SOON);
         assert_eq!(client.echo(*ip, MARKER).as_deref(), Some(MARKER), "a new connection without an API server");
-        assert_eq!(stranger.get(&at(*ip, 8080)), None, "STRICT as before");
+        assert!(stranger.is_refused_by(&at(*ip, 8080)), "STRICT as before");
     }
     for talk in talks {
         let (lines, gap) = talk.enough();
@@ -196,11 +202,16 @@ fn the_daemons_restart_without_an_api_server(cluster: &Cluster) {
 
 fn the_leader_hands_over(cluster: &Cluster) {
     let before = leader(cluster);
+    let mut holders = holders(cluster);
+    assert_eq!(holders.next().as_ref(), Some(&before), "who leads");
     let node = before.split('_').next().expect("a holder is named after its node").to_owned();
     cluster.must_on(&node, "kill -TERM $(pgrep -f '^/usr/local/bin/meshd controller')");
-    let another = || Some(leader(cluster)).filter(|now| *now != before && !now.is_empty()).map(drop);
-    let ((), took) = eventually("another controller leads", Duration::from_secs(8), another);
-    eprintln!("a leader that ends is followed by another after {:.1} s", took.as_secs_f64());
+    let begin = Instant::now();
+    // it is given back, and not waited for until it ends by itself
+    assert_eq!(holders.find(|holder| *holder != before).as_deref(), Some(""), "the lease after its holder has ended");
+    let another = holders.find(|holder| !holder.is_empty()).expect("another leads");
+    assert_ne!(another, before, "a holder that has ended");
+    eprintln!("a leader that ends is followed by another after {:.1} s", begin.elapsed().as_secs_f64());
     weft::await_ready(cluster);
 }
 
@@ -209,10 +220,10 @@ fn the_leader_is_killed(cluster: &Cluster) {
     let (before, trust) = (leader(cluster), root(cluster));
     let node = before.split('_').next().expect("a holder is named after its node").to_owned();
     cluster.must_on(&node, "kill -9 $(pgrep -f '^/usr/local/bin/meshd controller')");
-    eventually("another controller leads", Duration::from_secs(40), || (leader(cluster) != before).then_some(()));
+    eventually("another controller leads", Duration::from_secs(180), || (leader(cluster) != before).then_some(()));
     // it serves: a pod of a new identity gets its key, under the same root
     let pods = cluster.pods("leader", true, &[("client", "n1"), ("server", "n2")]);
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(20));
+    pods[0].pings_within(pods[1].ip(false), SOON);
     let capture = cluster.capture();
     assert_eq!(pods[0].echo(pods[1].ip(true), MARKER).as_deref(), Some(MARKER));
     assert_eq!(capture.markers(), 0, "clear text under the new leader");
@@ -231,11 +242,11 @@ fn the_list_is_rewritten(cluster: &Cluster) {
          mv {list}.new {list}"
     );
     cluster.must_on("n2", &script);
-    eventually("mesh-cni is chained again", Duration::from_secs(5), || {
+    eventually("mesh-cni is chained again", SOON, || {
         cluster.must_on("n2", &format!("cat {list}")).contains("mesh-cni").then_some(())
     });
     let pods = cluster.pods("rewritten", true, &[("client", "n1"), ("server", "n2")]);
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
+    pods[0].pings_within(pods[1].ip(false), SOON);
     cluster.delete_namespaces(&["rewritten"]);
 }
 
@@ -243,13 +254,13 @@ fn a_node_is_rebooted(cluster: &Cluster) {
     let plain = cluster.pods("reboot-plain", false, &[("stranger", "n1")]);
     let pods = cluster.pods("reboot", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("reboot", "STRICT"));
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
+    pods[0].pings_within(pods[1].ip(false), SOON);
     let capture = cluster.capture();
     cluster.power_off("n2");
     cluster.boot("n2");
     // the pod stays the same object; its sandbox is made anew, with another address
     let old = pods[1].ips.clone();
-    let (server, _) = eventually("the server runs again", Duration::from_secs(90), || {
+    let (server, _) = eventually("the server runs again", Duration::from_secs(300), || {
         let output = cluster.try_kubectl(&["-n", "reboot", "get", "pod", "server", "-o", "json"]);
         let facts: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
         let restarted = facts["status"]["containerStatuses"][0]["restartCount"].as_u64()? > 0;
@@ -258,9 +269,9 @@ fn a_node_is_rebooted(cluster: &Cluster) {
     eprintln!("the server was {old:?} and is {:?}", server.ips);
     weft::await_ready(cluster);
     for ip in &server.ips {
-        pods[0].pings_within(*ip, Duration::from_secs(30));
+        pods[0].pings_within(*ip, SOON);
         assert_eq!(pods[0].echo(*ip, MARKER).as_deref(), Some(MARKER));
-        assert_eq!(plain[0].get(&at(*ip, 8080)), None, "STRICT after a reboot as before");
+        assert!(plain[0].is_refused_by(&at(*ip, 8080)), "STRICT after a reboot as before");
     }
     assert_eq!(capture.markers(), 0, "clear text around a reboot");
     cluster.delete_namespaces(&["reboot", "reboot-plain"]);

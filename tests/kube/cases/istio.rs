@@ -11,8 +11,8 @@ use crate::shell::eventually;
 pub const CASES: &[(&str, Case)] = &[("f8_istios_own_kind_counts_where_it_is_installed", istios_kind_counts)];
 
 /// A kind that is not there is looked for every half a minute.
-const INSTALLED: Duration = Duration::from_secs(60);
-const SOON: Duration = Duration::from_secs(30);
+const INSTALLED: Duration = Duration::from_secs(150);
+const SOON: Duration = Duration::from_secs(90);
 
 /// The kind as Istio serves it: group, version, names, scope. Written by hand: its schema is left open.
 const DEFINITION: &str = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
@@ -29,13 +29,19 @@ fn istios_kind_counts(cluster: &Cluster) {
     let plain = cluster.pods("istio-plain", false, &[("stranger", "n1")]);
     let pods = cluster.pods("istio", true, &[("client", "n1"), ("server", "n2")]);
     let (client, server, stranger) = (&pods[0], &pods[1], &plain[0]);
-    let is_open = |pod: &Pod| server.ips.iter().all(|ip| pod.get(&at(*ip, 8080)).is_some());
+    let all = |pod: &Pod, open: bool| server.ips.iter().all(|ip| pod.reaches(&at(*ip, 8080)) == open);
     let comes_to = |what: &str, within: Duration, open: bool| {
-        eventually(what, within, || (is_open(stranger) == open && is_open(client)).then_some(()));
+        eventually(what, within, || (all(stranger, open) && all(client, true)).then_some(()));
     };
     comes_to("without the kind strangers are let in", SOON, true);
     cluster.apply(DEFINITION);
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "peerauthentications.security.istio.io"]);
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "--timeout=120s",
+        "crd",
+        "peerauthentications.security.istio.io",
+    ]);
     // the server tells of a kind some time before it takes objects of it
     eventually("an object of the kind is taken", SOON, || {
         cluster.try_apply("admin", POLICY).status.success().then_some(())

@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use super::Case;
 use super::people::meshctl;
-use super::pods::daemon;
 use super::trust::{OURS, send, token};
 use crate::cluster::{Cluster, ROOT};
 use crate::report::{Reporter, attachment, key};
 use crate::shell::eventually;
+use crate::weft::daemon_pod;
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] = &[
@@ -30,7 +30,7 @@ struct Thief {
 impl Thief {
     /// One who has the token of a node's daemon.
     fn of(cluster: &Cluster, node: &str) -> Self {
-        Self { reporter: Reporter::new(), token: token(cluster, "weft-node", Some(&daemon(cluster, node))) }
+        Self { reporter: Reporter::new(), token: token(cluster, "weft-node", Some(&daemon_pod(cluster, node))) }
     }
 
     /// Writes a report in a node's name.

@@ -19,7 +19,7 @@ pub const CASES: &[(&str, Case)] = &[
 fn is_encrypted(cluster: &Cluster, from: &Pod, to: &Pod, wanted: bool) {
     for ip in &to.ips {
         let what = format!("{} to {ip} is {}", from.name, if wanted { "encrypted" } else { "clear" });
-        eventually(&what, Duration::from_secs(10), || {
+        eventually(&what, Duration::from_secs(90), || {
             let capture = cluster.capture();
             let echoed = from.echo(*ip, MARKER).is_some_and(|text| text == MARKER);
             let markers = capture.markers();
@@ -104,7 +104,7 @@ fn a_workload_leaves_and_comes_back(cluster: &Cluster) {
     let life = "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}\n{end}";
     let before = of(life);
     is_encrypted(cluster, client, server, false);
-    let talk = client.talk(server.ip(false), 120);
+    let talk = client.talk(server.ip(false), 900);
     cluster.kubectl(&["label", "namespace", "leave", "weft.dev/mesh=enabled", "--overwrite"]);
     is_encrypted(cluster, client, server, true);
     cluster.kubectl(&["-n", "leave", "label", "pod", "server", "weft.dev/mesh=disabled"]);

@@ -41,10 +41,10 @@ fn api_server_behind_the_mesh(cluster: &Cluster) {
     let asks = |who: &crate::pod::Pod| {
         who.exec(&["curl", "-sk", "--noproxy", "*", "-m", "2", &format!("https://{through}/readyz")]).status.success()
     };
-    eventually("a member reaches the API server by the relay", Duration::from_secs(10), || asks(client).then_some(()));
-    eventually("a stranger does not", Duration::from_secs(10), || (!asks(&plain[0])).then_some(()));
+    eventually("a member reaches the API server by the relay", Duration::from_secs(90), || asks(client).then_some(()));
+    eventually("a stranger does not", Duration::from_secs(90), || (!asks(&plain[0])).then_some(()));
     let written = || cluster.must_on("n1", "cat /var/lib/weft/view").contains("\"behind\"").then_some(());
-    eventually("the node has written down what it knows", Duration::from_secs(10), written);
+    eventually("the node has written down what it knows", Duration::from_secs(90), written);
     // n1 has no other way to the API server than the pod on n2, which takes nothing in clear text
     let detour = Detour(cluster);
     cluster.must_on(
@@ -56,28 +56,24 @@ fn api_server_behind_the_mesh(cluster: &Cluster) {
              add rule ip detour shut ip daddr {ADDRESS} tcp dport 6443 counter reject with tcp reset'"
         ),
     );
-    let daemon = "pgrep -f '^/usr/local/bin/meshd node'";
-    let before = cluster.must_on("n1", daemon);
-    cluster.must_on("n1", &format!("kill -9 $({daemon})"));
-    eventually("the daemon runs again", Duration::from_secs(30), || {
-        let output = cluster.on_node("n1", &["sh", "-c", daemon]);
-        (output.status.success() && output.stdout != before.as_bytes()).then_some(())
-    });
+    weft::kill_daemons(cluster, &["n1"]);
     // it follows the server: what is written now is in force, and a pod that is made now is attached
     let web = at(client.ip(false), 8080);
     plain[0].gets(&web, false);
-    let ((), took) = eventually("a new pod of n1 is in the mesh", Duration::from_secs(60), || {
+    let ((), took) = eventually("a new pod of n1 is in the mesh", Duration::from_secs(240), || {
         cluster.apply(&pod("behind", "late", "n1", ""));
         let output = cluster.try_kubectl(&["-n", "behind", "get", "pod", "late", "-o", "jsonpath={.status.phase}"]);
         (output.stdout == b"Running").then_some(())
     });
     eprintln!("{:.1} s after the restart a new pod runs on the node behind the mesh", took.as_secs_f64());
     let late = cluster.pod("behind/late");
-    late.pings_within(relay.ip(true), Duration::from_secs(30));
+    late.pings_within(relay.ip(true), Duration::from_secs(90));
     cluster.apply(&peer_authentication("behind", "PERMISSIVE"));
     plain[0].gets(&web, true);
-    let connections = cluster.must_on("n1", "ss -Htnp state established | grep '\"meshd\"'");
-    assert!(!connections.is_empty(), "the daemon speaks to no server");
+    let connections = "ss -Htnp state established | grep '\"meshd\"'";
+    eventually("the daemon speaks to a server", Duration::from_secs(30), || {
+        cluster.on_node("n1", &["sh", "-c", connections]).status.success().then_some(())
+    });
     drop(detour);
     drop(relaying);
     cluster.await_nodes();
@@ -93,13 +89,6 @@ const REWRITE: &str = "L=/etc/cni/net.d/10-pods.conflist; python3 -c \"import js
 
 fn is_chained(cluster: &Cluster) -> bool {
     cluster.must_on("n2", &format!("cat {LIST}")).contains("mesh-cni")
-}
-
-/// The daemon's pod on n2.
-fn daemon_of_n2(cluster: &Cluster) -> String {
-    let path = "jsonpath={.items[?(@.spec.nodeName=='n2')].metadata.name}";
-    let label = "app.kubernetes.io/name=weft-node";
-    cluster.kubectl(&["-n", "weft-system", "get", "pods", "-l", label, "-o", path]).trim().to_owned()
 }
 
 /// n2 as it is while it boots: its daemon does nothing yet, and nobody is behind its socket.
@@ -119,9 +108,9 @@ impl Drop for Boot<'_> {
 
 fn a_list_rewritten_early(cluster: &Cluster) {
     let pods = cluster.pods("early", true, &[("client", "n1"), ("server", "n2")]);
-    let daemon = daemon_of_n2(cluster);
+    let daemon = weft::daemon_pod(cluster, "n2");
     // this runtime's libcni reads files beside the list, and a pod has started: that is known now
-    eventually("status tells that the spare entry is read", Duration::from_secs(30), || {
+    eventually("status tells that the spare entry is read", Duration::from_secs(120), || {
         let ask = ["-n", "weft-system", "exec", &daemon, "--", "meshctl", "status", "-o", "json"];
         let nodes: serde_json::Value = serde_json::from_slice(&cluster.try_kubectl(&ask).stdout).ok()?;
         (nodes[0]["chain"]["beside"] == "read").then_some(())
@@ -131,7 +120,7 @@ fn a_list_rewritten_early(cluster: &Cluster) {
     cluster.must_on("n2", REWRITE);
     assert!(!is_chained(cluster));
     cluster.apply(&pod("early", "late", "n2", crate::pod::READY));
-    eventually("the runtime asks mesh-cni all the same", Duration::from_secs(60), || {
+    eventually("the runtime asks mesh-cni all the same", Duration::from_secs(240), || {
         let events = cluster.kubectl(&["-n", "early", "get", "events", "-o", "jsonpath={.items[*].message}"]);
         (events.contains("meshd on this node does not answer")).then_some(())
     });
@@ -142,28 +131,32 @@ fn a_list_rewritten_early(cluster: &Cluster) {
     drop(boot);
     let late = cluster.pod("early/late");
     for ip in &late.ips {
-        pods[0].pings_within(*ip, Duration::from_secs(30));
+        pods[0].pings_within(*ip, Duration::from_secs(90));
     }
-    eventually("mesh-cni is in the list again", Duration::from_secs(30), || is_chained(cluster).then_some(()));
+    eventually("mesh-cni is in the list again", Duration::from_secs(180), || is_chained(cluster).then_some(()));
     weft::await_ready(cluster);
     cluster.delete_namespaces(&["early"]);
 }
 
 fn an_agent_that_keeps_rewriting(cluster: &Cluster) {
-    let daemon = "kill -9 $(pgrep -f '^/usr/local/bin/meshd node')";
     // what it counted of another case is forgotten with the process
-    cluster.must_on("n2", daemon);
+    weft::kill_daemons(cluster, &["n2"]);
     weft::await_ready(cluster);
-    let name = daemon_of_n2(cluster);
+    let name = weft::daemon_pod(cluster, "n2");
     let said = |words: &[&str]| {
         let output = cluster.try_kubectl(&[&["-n", "weft-system"], words].concat());
         String::from_utf8_lossy(&output.stdout).matches("keeps taking mesh-cni out").count()
     };
     let status = ["exec", &name, "--", "meshctl", "status"];
-    eventually("status tells of the fight", Duration::from_secs(30), || {
+    eventually("status tells of the fight", Duration::from_secs(120), || {
         cluster.must_on("n2", REWRITE);
         let again = std::time::Instant::now();
-        while !is_chained(cluster) && again.elapsed() < Duration::from_secs(2) {}
+        while again.elapsed() < Duration::from_secs(2) {
+            if is_chained(cluster) {
+                // the next round: so many within a minute are a fight
+                return None;
+            }
+        }
         (said(&status) > 0).then_some(())
     });
     // many rounds later it is in the log once
@@ -173,7 +166,7 @@ fn an_agent_that_keeps_rewriting(cluster: &Cluster) {
     });
     assert_eq!(said(&["logs", &name]), 1, "how often the log says it");
     assert!(!is_chained(cluster), "the fight goes on");
-    cluster.must_on("n2", daemon);
-    eventually("mesh-cni is chained again", Duration::from_secs(60), || is_chained(cluster).then_some(()));
+    weft::kill_daemons(cluster, &["n2"]);
+    eventually("mesh-cni is chained again", Duration::from_secs(180), || is_chained(cluster).then_some(()));
     weft::await_ready(cluster);
 }

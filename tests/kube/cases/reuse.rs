@@ -37,7 +37,7 @@ impl<'a> FewAddresses<'a> {
 }
 
 fn await_chained(cluster: &Cluster) {
-    eventually("mesh-cni is chained", Duration::from_secs(10), || {
+    eventually("mesh-cni is chained", Duration::from_secs(120), || {
         cluster.must_on("n2", &format!("cat {LIST}")).contains("mesh-cni").then_some(())
     });
 }
@@ -62,7 +62,7 @@ fn an_address_comes_again(cluster: &Cluster) {
     eprintln!("the range's addresses are on {:?} and {:?}", a.ips, b.ips);
     // one too many: told, and nothing of it stays
     cluster.apply(&pod("reuse", "c", "n2", READY));
-    eventually("the third pod is told why it waits", Duration::from_secs(30), || {
+    eventually("the third pod is told why it waits", Duration::from_secs(180), || {
         let events = cluster.kubectl(&["-n", "reuse", "get", "events", "--field-selector", "involvedObject.name=c"]);
         events.contains("no IP addresses available").then_some(())
     });
@@ -71,7 +71,7 @@ fn an_address_comes_again(cluster: &Cluster) {
 
     // datagrams go on to the address while its pod ends, nobody has it, and another pod gets it
     let capture = cluster.capture();
-    let loads: Vec<_> = b.ips.iter().map(|ip| senders[0].datagrams(*ip, 9999, 180)).collect();
+    let loads: Vec<_> = b.ips.iter().map(|ip| senders[0].datagrams(*ip, 9999, 600)).collect();
     cluster.kubectl(&["-n", "reuse", "delete", "pod", "b", "--grace-period=0", "--force"]);
     let c = cluster.pod("reuse/c");
     assert_eq!(c.ips, b.ips, "the only addresses that were free");
@@ -101,7 +101,7 @@ fn an_address_comes_again(cluster: &Cluster) {
         assert_eq!(identity_at(*ip), "spiffe://cluster.local/ns/reuse/sa/other", "who is there now");
     }
     // nobody knows the former one any more
-    eventually("the former identity is gone", Duration::from_secs(10), || {
+    eventually("the former identity is gone", Duration::from_secs(90), || {
         let slice = cluster.json(&["get", "meshendpointslice", "n2"]);
         let bindings = slice["spec"]["bindings"].as_array().cloned().unwrap_or_default();
         let known = |account: &str| {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Case;
 use crate::cluster::{Cluster, ROOT};
-use crate::pod::peer_authentication;
+use crate::pod::{at, peer_authentication};
 use crate::shell::eventually;
 
 /// The cases of this file.
@@ -21,7 +21,7 @@ fn a_namespace_is_gone(cluster: &Cluster) {
     let pods = cluster.pods("ended", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("ended", "STRICT"));
     let server = &pods[1];
-    pods[0].pings_within(server.ip(false), Duration::from_secs(30));
+    pods[0].pings_within(server.ip(false), Duration::from_secs(90));
     let mentions = |what: &str| cluster.must_on("n2", &format!("{what} | grep -c {} || true", server.ip(false)));
     assert_ne!(mentions("nft list ruleset").trim(), "0", "the pod is in the filter");
     // its mount goes: the runtime's DEL has an empty CNI_NETNS, and so has the second one that the kubelet asks for
@@ -32,8 +32,8 @@ fn a_namespace_is_gone(cluster: &Cluster) {
     let netns = interfaces.iter().find_map(|link| link["sandbox"].as_str().filter(|path| !path.is_empty()));
     let netns = netns.expect("a sandbox").to_owned();
     cluster.must_on("n2", &format!("umount {netns} && rm {netns}"));
-    cluster.kubectl(&["-n", "ended", "delete", "pod", "server", "--timeout=30s"]);
-    eventually("nothing of the pod is left on its node", Duration::from_secs(15), || {
+    cluster.kubectl(&["-n", "ended", "delete", "pod", "server", "--timeout=240s"]);
+    eventually("nothing of the pod is left on its node", Duration::from_secs(180), || {
         let held = [
             mentions("nft list table inet weft"),
             mentions("cat /var/lib/weft/attachments/*"),
@@ -71,23 +71,23 @@ fn the_runtime_asks(cluster: &Cluster) {
     };
     // a daemon that does not answer: the runtime hears it by STATUS and the kubelet says so
     cluster.must_on("n2", "pkill -STOP -f '^/usr/local/bin/meshd node'");
-    let (said, took) = eventually("the node says that its network is not ready", Duration::from_secs(40), || {
+    let (said, took) = eventually("the node says that its network is not ready", Duration::from_secs(180), || {
         let said = why();
         said.contains("meshd").then_some(said)
     });
     eprintln!("{:.1} s after the daemon stopped: {said}", took.as_secs_f64());
     cluster.must_on("n2", "pkill -CONT -f '^/usr/local/bin/meshd node'");
     cluster.await_nodes();
-    eventually("the node says that all is well", Duration::from_secs(40), || {
+    eventually("the node says that all is well", Duration::from_secs(180), || {
         why().contains("kubelet is posting ready").then_some(())
     });
     drop(list);
-    eventually("mesh-cni is chained", Duration::from_secs(10), || {
+    eventually("mesh-cni is chained", Duration::from_secs(120), || {
         cluster.must_on("n2", &format!("cat {LIST}")).contains("mesh-cni").then_some(())
     });
     // and its pods are served as before
     let pods = cluster.pods("asked", true, &[("client", "n1"), ("server", "n2")]);
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(90));
     cluster.delete_namespaces(&["asked"]);
 }
 
@@ -110,8 +110,8 @@ fn cnitool_beside_the_runtime(cluster: &Cluster) {
     assert!(std::path::Path::new(&program).exists(), "cnitool is not built: run scripts/setup test");
     let pods = cluster.pods("beside", true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication("beside", "STRICT"));
-    let reaches = || pods.iter().flat_map(|pod| &pod.ips).all(|ip| pods[0].pings(*ip));
-    eventually("the pods reach each other", Duration::from_secs(10), || reaches().then_some(()));
+    let reaches = || pods.iter().flat_map(|pod| &pod.ips).all(|ip| pods[0].get(&at(*ip, 8080)).is_some());
+    eventually("the pods reach each other", Duration::from_secs(90), || reaches().then_some(()));
     let list = NewList(cluster);
     cluster.must_on("n2", &versioned("1.1.0"));
     cluster.must_on("n2", TOOL_LIST);

@@ -1,9 +1,11 @@
 //! PL-21: Services through the mesh, after kube-proxy's translation and before anybody's clear text.
 
+use std::time::Duration;
+
 use super::Case;
 use crate::cluster::Cluster;
 use crate::pod::peer_authentication;
-use crate::shell::attempt;
+use crate::shell::{attempt, eventually};
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] = &[("pl_21_services_of_every_kind", services_of_every_kind)];
@@ -35,8 +37,11 @@ fn services_of_every_kind(cluster: &Cluster) {
         neighbour.gets(&port, true);
         stranger.gets(&port, true);
     }
+    let from_outside = |what: &str, node: &str| {
+        eventually(&format!("{what}, {node}"), Duration::from_secs(90), || outside_reaches(node).then_some(()));
+    };
     for node in ["10.77.0.12", "[fd77::12]"] {
-        assert!(outside_reaches(node), "a NodePort on the pod's own node, {node}");
+        from_outside("a NodePort on the pod's own node", node);
     }
     cluster.apply(&peer_authentication("services", "STRICT"));
     for ip in &addresses {
@@ -52,7 +57,7 @@ fn services_of_every_kind(cluster: &Cluster) {
     }
     assert!(!outside_reaches("10.77.0.12"), "a caller from outside has no key, and STRICT takes none");
     // the other node translates such a caller to its own address, and what a node sends to a pod carries the node's identity
-    assert!(outside_reaches("10.77.0.11"), "through another node the caller is that node");
+    from_outside("through another node the caller is that node", "10.77.0.11");
     // its endpoints are the pod's addresses: STRICT does not fail the kubelet's probe
     cluster.pod("services/server");
     cluster.delete_namespaces(&["services", "services-plain"]);

@@ -30,7 +30,7 @@ fn from_the_first_packet(cluster: &Cluster) {
              [(socket.socket(f,socket.SOCK_DGRAM).sendto(b\"{MARKER} %d\"%n,(\"{ip}\",9999)),time.sleep(0.002)) for n in range({DATAGRAMS})]"
         );
         let connections =
-            format!("for i in $(seq 20); do echo {MARKER} | nc -w 5 {ip} 9000 | grep -q {MARKER} || exit 1; done");
+            format!("for i in $(seq 20); do echo {MARKER} | nc -w 20 {ip} 9000 | grep -q {MARKER} || exit 1; done");
         cluster.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: init}}\nspec: {{nodeName: n1, restartPolicy: Never, \
              terminationGracePeriodSeconds: 0, initContainers: [{{name: first, image: 'localhost/pod:1', imagePullPolicy: Never, \
@@ -53,7 +53,7 @@ fn restricted_and_probed(cluster: &Cluster) {
     cluster.apply(&namespace("probed", true));
     cluster.apply(&peer_authentication("probed", "STRICT"));
     cluster.kubectl(&["label", "namespace", "probed", "pod-security.kubernetes.io/enforce=restricted"]);
-    let probe = "{httpGet: {path: /index.html, port: 8080}, periodSeconds: 1, failureThreshold: 2}";
+    let probe = "{httpGet: {path: /index.html, port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 3}";
     let manifest = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: probed, labels: {{app: web}}}}\nspec: {{nodeName: n2, \
          terminationGracePeriodSeconds: 0, automountServiceAccountToken: false, \
@@ -70,11 +70,11 @@ fn restricted_and_probed(cluster: &Cluster) {
     let plain = cluster.pods("probed-plain", false, &[("stranger", "n1")]);
     let url = format!("http://{}/index.html", at(web.ip(false), 8080));
     let reaches = || plain[0].exec(&["curl", "-sf", "--noproxy", "*", "-m", "1", &url]).status.success();
-    eventually("STRICT refuses a stranger", Duration::from_secs(5), || (!reaches()).then_some(()));
+    eventually("STRICT refuses a stranger", Duration::from_secs(90), || (!reaches()).then_some(()));
     cluster.apply(&pod("probed-plain", "later", "n2", ""));
     // several probe periods later it is still Ready, and was never restarted
     cluster.pod("probed-plain/later");
-    eventually("four probes have passed", Duration::from_secs(15), || {
+    eventually("four probes have passed", Duration::from_secs(90), || {
         let log = cluster.kubectl(&["-n", "probed", "get", "pod", "web", "-o", "jsonpath={.status.startTime}"]);
         let age = attempt_age(&log);
         (age >= 4.0).then_some(())

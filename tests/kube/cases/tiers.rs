@@ -12,8 +12,8 @@ pub const CASES: &[(&str, Case)] =
     &[("f7_the_administrators_tiers_come_before_and_after_network_policy", tiers_around_network_policy)];
 
 /// A kind that is not there is asked for every half a minute.
-const INSTALLED: Duration = Duration::from_secs(45);
-const SOON: Duration = Duration::from_secs(30);
+const INSTALLED: Duration = Duration::from_secs(150);
+const SOON: Duration = Duration::from_secs(90);
 const KINDS: [(&str, &str, &str); 3] = [
     ("ClusterNetworkPolicy", "v1alpha2", "clusternetworkpolicies"),
     ("AdminNetworkPolicy", "v1alpha1", "adminnetworkpolicies"),
@@ -66,7 +66,10 @@ fn tiers_around_network_policy(cluster: &Cluster) {
     let pods = cluster.pods("tiers", true, &[("client", "n1"), ("near", "n2"), ("server", "n2")]);
     let (client, near, server, stranger) = (&pods[0], &pods[1], &pods[2], &plain[0]);
     let all = |members: bool, outsider: bool| [(client, members), (near, members), (stranger, outsider)];
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "clusternetworkpolicies.policy.networking.k8s.io"]);
+    for (_, _, plural) in KINDS {
+        let kind = format!("{plural}.policy.networking.k8s.io");
+        cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=120s", "crd", &kind]);
+    }
     expect("without policies", server, all(true, true), SOON);
 
     cluster.apply(&(network_policy("[{}]") + &cluster_policy("not-plain", 10, "Deny")));
@@ -97,7 +100,7 @@ fn tiers_around_network_policy(cluster: &Cluster) {
     // with the kinds their policies go
     cluster.kubectl(&["-n", "tiers", "delete", "networkpolicy", "own"]);
     let plurals = KINDS.map(|(_, _, plural)| format!("{plural}.policy.networking.k8s.io"));
-    cluster.kubectl(&[&["delete", "crd", "--timeout=60s"][..], &plurals.each_ref().map(String::as_str)].concat());
+    cluster.kubectl(&[&["delete", "crd", "--timeout=240s"][..], &plurals.each_ref().map(String::as_str)].concat());
     expect("without the kinds", server, all(true, true), INSTALLED);
     cluster.delete_namespaces(&["tiers", "tiers-plain"]);
 }

@@ -92,7 +92,7 @@ fn whose(said: &Said) -> BTreeSet<(String, String)> {
 
 /// Deletes a pod and waits until it is gone.
 fn end(cluster: &Cluster, name: &str) {
-    cluster.kubectl(&["-n", IN, "delete", "pod", name, "--timeout=60s"]);
+    cluster.kubectl(&["-n", IN, "delete", "pod", name, "--timeout=240s"]);
 }
 
 fn suffers(cluster: &Cluster, proxy: &Proxy<'_>, fault: &str, within: Duration, round: usize) {
@@ -125,37 +125,40 @@ fn suffers(cluster: &Cluster, proxy: &Proxy<'_>, fault: &str, within: Duration, 
         std::thread::sleep(Duration::from_millis(300));
     }
     proxy.set("pass");
+    // what was longer than it should be, a list each two seconds of each of two
+    let lists_max =
+        LISTS_MAX + usize::try_from(begin.elapsed().saturating_sub(within).as_secs()).expect("some seconds");
     let [client, comes, moves] = ["client", &comes, "moves"].map(|name| cluster.pod(&format!("{IN}/{name}")));
     let ended = Instant::now();
-    eventually(&format!("{fault}: slices and bindings are true again"), Duration::from_secs(60), || {
+    eventually(&format!("{fault}: slices and bindings are true again"), Duration::from_secs(240), || {
         let truth = truth(cluster);
         (said(cluster).0 == truth && bound(cluster) == whose(&truth)).then_some(())
     });
     let took = ended.elapsed().as_secs_f64();
     for pod in [&comes, &moves] {
         for ip in &pod.ips {
-            client.pings_within(*ip, Duration::from_secs(20));
+            client.pings_within(*ip, Duration::from_secs(90));
         }
     }
     let (lists, which) = proxy.most_lists(fault);
     eprintln!(
         "{fault} before the controllers: true {took:.1} s after the new pods were Ready; at most {lists} lists ({which})"
     );
-    assert!(lists <= LISTS_MAX, "{fault}: {lists} lists of {which}");
+    assert!(lists <= lists_max, "{fault}: {lists} lists of {which}");
 }
 
 fn told_wrongly(cluster: &Cluster) {
     let pods = cluster.pods(IN, true, &[("client", "n1"), ("server", "n2"), ("moves", "n1")]);
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(20));
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(90));
     let proxy = Proxy::up(cluster, &[CONTROLLERS]);
     weft::await_ready(cluster);
-    eventually("slices and bindings are true at the begin", Duration::from_secs(60), || {
+    eventually("slices and bindings are true at the begin", Duration::from_secs(240), || {
         let truth = truth(cluster);
         (said(cluster).0 == truth && bound(cluster) == whose(&truth)).then_some(())
     });
     // two nodes, or one where both are
     let controllers = ["-n", "weft-system", "get", "pods", "-l", "app.kubernetes.io/name=weft-controller"];
-    eventually("both controllers ask through the proxy", Duration::from_secs(30), || {
+    eventually("both controllers ask through the proxy", Duration::from_secs(180), || {
         let pods = items(&cluster.json(&controllers));
         let nodes: BTreeSet<_> = pods.iter().map(|pod| text(&pod["status"]["hostIP"])).collect();
         (pods.len() == 2 && BTreeSet::from_iter(proxy.peers()) == nodes).then_some(())
@@ -165,7 +168,7 @@ fn told_wrongly(cluster: &Cluster) {
     }
     // a controller that never heard a wrong word says the same, to the last field
     let settled = |before: BTreeSet<String>| {
-        eventually("the slices stand still", Duration::from_secs(30), || {
+        eventually("the slices stand still", Duration::from_secs(180), || {
             let now = said(cluster).1;
             std::thread::sleep(Duration::from_secs(2));
             (said(cluster).1 == now && (before.is_empty() || now == before)).then_some(now)

@@ -44,10 +44,8 @@ fn writable(cluster: &Cluster, token: &str) -> Vec<String> {
 }
 
 fn a_stolen_node_token(cluster: &Cluster) {
-    let selector = ["-n", "weft-system", "get", "pods", "-l", "app.kubernetes.io/name=weft-node"];
-    let path = "jsonpath={.items[?(@.spec.nodeName=='n1')].metadata.name}";
-    let pod = cluster.kubectl(&[&selector[..], &["-o", path]].concat());
-    let stolen = token(cluster, "weft-node", Some(pod.trim()));
+    let pod = crate::weft::daemon_pod(cluster, "n1");
+    let stolen = token(cluster, "weft-node", Some(&pod));
     assert_eq!(writable(cluster, &stolen), ["meshnodes.weft.dev"], "all that a node may write");
 
     let own = request(cluster, &stolen, "PATCH", &format!("{OURS}/meshnodes/n1"));
@@ -69,7 +67,7 @@ fn a_stolen_node_token(cluster: &Cluster) {
         ("POST", "/namespaces/weft-system/peerauthentications"),
         ("PATCH", "api/v1/nodes/n1"),
         ("PATCH", "api/v1/namespaces/weft-system"),
-        ("PATCH", &format!("api/v1/namespaces/weft-system/pods/{}", pod.trim())),
+        ("PATCH", &format!("api/v1/namespaces/weft-system/pods/{pod}")),
         ("POST", "api/v1/namespaces/weft-system/pods"),
         ("POST", "api/v1/namespaces/weft-system/serviceaccounts/weft-controller/token"),
         ("GET", "api/v1/namespaces/weft-system/secrets"),

@@ -36,8 +36,8 @@ pub fn remember(cluster: &Cluster) {
 fn uninstall_leaves_nothing(cluster: &Cluster) {
     // pods that were made with mesh-cni, and a conversation that goes on
     let pods = cluster.pods("survivors", true, &[("client", "n1"), ("server", "n2")]);
-    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(30));
-    let talks: Vec<_> = pods[1].ips.iter().map(|ip| pods[0].talks(*ip, 5, 120)).collect();
+    pods[0].pings_within(pods[1].ip(false), Duration::from_secs(90));
+    let talks: Vec<_> = pods[1].ips.iter().map(|ip| pods[0].talks(*ip, 5, 600)).collect();
     // what the component of the start-up taint adds for the whole cluster
     for file in ["rbac.yaml", "admission.yaml"] {
         cluster.kubectl(&["apply", "-f", &format!("{ROOT}/manifests/components/startup-taint/{file}")]);
@@ -66,7 +66,7 @@ fn uninstall_leaves_nothing(cluster: &Cluster) {
             "cat /var/lib/cni/results/* 2>/dev/null | grep -cF {0}/; ls /var/lib/cni/networks/pods | grep -cxF {0}",
             pod.ip(false)
         );
-        eventually(&format!("{node} holds nothing of {}", pod.name), Duration::from_secs(30), || {
+        eventually(&format!("{node} holds nothing of {}", pod.name), Duration::from_secs(180), || {
             let counts = cluster.must_on(node, &format!("{held} || true"));
             (counts.split_whitespace().collect::<Vec<_>>() == ["0", "0"]).then_some(())
         });

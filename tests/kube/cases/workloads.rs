@@ -43,7 +43,7 @@ spec:
     metadata: {labels: {app: web, version: v1}}
     spec:
       serviceAccountName: web
-      terminationGracePeriodSeconds: 10
+      terminationGracePeriodSeconds: 20
       topologySpreadConstraints:
         - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: web}}}
       containers:
@@ -52,9 +52,9 @@ spec:
           imagePullPolicy: IfNotPresent
           command: [/bin/sh, -c, 'hostname > /www/name; exec httpd -f -p 80 -h /www']
           ports: [{name: http, containerPort: 80}]
-          readinessProbe: {httpGet: {path: /name, port: http}, periodSeconds: 1}
+          readinessProbe: {httpGet: {path: /name, port: http}, periodSeconds: 1, timeoutSeconds: 5}
           # the last requests come until every node knows that this pod ends
-          lifecycle: {preStop: {exec: {command: [/bin/sleep, '5']}}}
+          lifecycle: {preStop: {exec: {command: [/bin/sleep, '10']}}}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -78,7 +78,7 @@ spec:
 fn rolled_and_drained(cluster: &Cluster) {
     cluster.apply(&(namespace("shop", true) + &peer_authentication("shop", "STRICT") + SAMPLE));
     for name in ["web", "sleep"] {
-        cluster.kubectl(&["-n", "shop", "rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+        cluster.kubectl(&["-n", "shop", "rollout", "status", &format!("deployment/{name}"), "--timeout=300s"]);
     }
     let service = cluster.json(&["-n", "shop", "get", "service", "web"]);
     let address = |index: usize| -> std::net::IpAddr {
@@ -86,7 +86,7 @@ fn rolled_and_drained(cluster: &Cluster) {
         text.parse().expect("an address")
     };
     // from inside the client's own container
-    eventually("the client reaches the Service", Duration::from_secs(10), || {
+    eventually("the client reaches the Service", Duration::from_secs(90), || {
         let said = cluster.get_inside("shop", "deployment/sleep", &address(0).to_string(), 8000);
         said.starts_with("web-").then_some(())
     });
@@ -95,18 +95,18 @@ fn rolled_and_drained(cluster: &Cluster) {
 
     let caller = &cluster.pods("shop", true, &[("caller", "n1")])[0];
     let capture = cluster.capture();
-    let loads = [0, 1].map(|index| caller.requests(address(index), 8000, 300));
+    let loads = [0, 1].map(|index| caller.requests(address(index), 8000, 900));
     cluster.kubectl(&["-n", "shop", "rollout", "restart", "deployment/web"]);
-    cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
-    cluster.kubectl(&["drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s"]);
+    cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=300s"]);
+    cluster.kubectl(&["drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=300s"]);
     let placed =
         cluster.kubectl(&["-n", "shop", "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.nodeName}"]);
     assert!(!placed.contains("n2"), "{placed}");
-    cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
+    cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=300s"]);
     cluster.kubectl(&["uncordon", "n2"]);
     // and back to both nodes
     cluster.kubectl(&["-n", "shop", "rollout", "restart", "deployment/web"]);
-    cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
+    cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=300s"]);
     for load in loads {
         let (requests, slowest) = load.enough();
         eprintln!("rolled, drained and rolled: {requests} requests, none lost, the slowest {slowest:.2} s");

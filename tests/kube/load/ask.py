@@ -12,10 +12,10 @@ def ask(kind):
     message = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + question + struct.pack("!2H", kind, 1)
     if how == "udp":
         s = socket.socket(family, socket.SOCK_DGRAM)
-        s.settimeout(2)
+        s.settimeout(3)
         s.sendto(message, (server, 53))
         return s.recv(4096)
-    s = socket.create_connection((server, 53), 2)
+    s = socket.create_connection((server, 53), 3)
     s.sendall(struct.pack("!H", len(message)) + message)
     answer = s.makefile("rb")
     return answer.read(struct.unpack("!H", answer.read(2))[0])

@@ -3,6 +3,7 @@
 What it does to lists and watches, the file MODE says in one word; it is read again all the time:
   pass     nothing
   hang     no answer, and watches say nothing, until another word comes; then all goes on
+  mute     connections that were there before this word say nothing for ever, while they stay; new ones are served
   flap     a watch is reset after 0.7 s, in the middle of a line, and every second list in the middle of its body
   gone     watches end with 410, at their start by code and later by event; what was refused so stays refused, as after a compaction
   half     watches end with 410, lists come by two objects, and the second page has expired
@@ -25,13 +26,24 @@ address, port, keys, mode_file, log_file = sys.argv[1], int(sys.argv[2]), sys.ar
 upstream = ssl.create_default_context(cafile=keys + "/ca.crt")
 server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 server.load_cert_chain(keys + "/apiserver.crt", keys + "/apiserver.key")
-log, lock, forgotten, count = open(log_file, "a", buffering=1), threading.Lock(), set(), [0]
+log, lock, forgotten, count, muted = open(log_file, "a", buffering=1), threading.Lock(), set(), [0], [0.0]
 collection = re.compile(r"^/(api/v1|apis/[^/]+/[^/]+)/[a-z]+$")
 
 
 def mode():
     with open(mode_file) as file:
         return file.read().strip()
+
+
+def note_mutes():
+    """When the word came last: connections before that are mute."""
+    before = mode()
+    while True:
+        now = mode()
+        if now == "mute" != before:
+            muted[0] = time.time()
+        before = now
+        time.sleep(0.02)
 
 
 def turn():
@@ -53,7 +65,10 @@ class Client:
     def __init__(self, raw, peer):
         self.peer, self.sock = peer, server.wrap_socket(raw, server_side=True)
         self.reader = self.sock.makefile("rb")
-        self.wire = None
+        self.wire, self.since = None, time.time()
+
+    def is_mute(self):
+        return self.since < muted[0]
 
     def run(self):
         while True:
@@ -74,7 +89,7 @@ class Client:
         is_collection = method == "GET" and collection.match(url.path)
         what = ("watch" if asked.get("watch") else "page" if "continue" in asked else "list") if is_collection else "other"
         log.write("%s %s %s %s\n" % (mode(), self.peer, what, url.path))
-        while mode() == "hang":
+        while mode() == "hang" or self.is_mute():
             time.sleep(0.05)
         if mode() == "garbage":
             return self.whole(500, b"<html>sorry</html>") if turn() else self.whole(200, b"<html>sorry</html>")
@@ -118,7 +133,7 @@ class Client:
                 return self.end(b'{"type":"ERROR","object":' + status(410, "Expired") + b"}\n")
             if now == "garbage":
                 return self.end(b"<html>sorry</html>\n")
-            if now == "hang":
+            if now == "hang" or self.is_mute():
                 time.sleep(0.05)
                 continue
             try:
@@ -183,6 +198,7 @@ def serve(raw, peer):
         raw.close()
 
 
+threading.Thread(target=note_mutes, daemon=True).start()
 listener = socket.create_server((address, port), backlog=128)
 print("up", flush=True)
 while True:

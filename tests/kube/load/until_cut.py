@@ -4,7 +4,7 @@ import socket
 import sys
 import time
 
-talk, end, count, last = socket.create_connection((sys.argv[1], 9000), 10), time.time() + float(sys.argv[2]), 0, 0
+talk, end, count, last = socket.create_connection((sys.argv[1], 9000), 30), time.time() + float(sys.argv[2]), 0, 0
 talk.settimeout(2)
 try:
     while time.time() < end:

@@ -14,7 +14,7 @@ use tower::ServiceBuilder;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest silence of a connection. A server tells every watch where it is about once a minute (bookmarks), but need not: a watch
 /// that hears nothing for so long goes on by another request. What hangs and keeps its connections is found out by that.
-const READ_TIMEOUT: Duration = Duration::from_secs(150);
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
 /// A connection on which nothing is said is tried after this.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 /// Between two tries.
