@@ -19,7 +19,7 @@ pub const CASES: &[(&str, Case)] = &[
 ];
 
 const DAEMON: &str = "$(pgrep -f '^/usr/local/bin/meshd node')";
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Somebody with a node's token and a credential of their own.
 struct Thief {

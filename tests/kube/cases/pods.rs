@@ -146,7 +146,7 @@ fn begun(cluster: &Cluster) -> std::collections::BTreeSet<String> {
 /// not again. What was counted then, lists and looks.
 fn looked(cluster: &Cluster) -> (usize, usize) {
     let (mut last, mut since) = (super::figures::lists(cluster), Instant::now());
-    eventually("the looks for kinds that are not installed end", Duration::from_secs(60), || {
+    eventually("the looks for kinds that are not installed end", Duration::from_secs(240), || {
         let now = super::figures::lists(cluster);
         if now != last {
             (last, since) = (now, Instant::now());

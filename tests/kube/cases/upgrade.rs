@@ -90,7 +90,7 @@ fn commands_are_typed(cluster: &Cluster) {
     let pods = cluster.pods("typed", true, &[("client", "n1"), ("server", "n2")]);
     install_other(cluster);
     for ip in &pods[1].ips {
-        pods[0].pings_within(*ip, Duration::from_secs(30));
+        pods[0].pings_within(*ip, Duration::from_secs(90));
     }
     let talks: Vec<_> = pods[1].ips.iter().map(|ip| pods[0].talks(*ip, 20, 600)).collect();
     let all = |app: &str, image: &str| images(cluster, app).iter().all(|held| held == image);
