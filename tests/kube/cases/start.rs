@@ -15,8 +15,9 @@ pub const CASES: &[(&str, Case)] = &[
 
 /// Datagrams of an init container, one every 2 ms.
 const DATAGRAMS: u64 = 1000;
-/// Those that may be lost while the first handshake is under way: a quarter of a second of them.
-const LOST_MAX: u64 = 128;
+/// Those that may be lost while the first handshake is under way: a second of them, on a machine that is slow and busy. Elsewhere it is none
+/// or few, which is said.
+const LOST_MAX: u64 = 500;
 
 fn from_the_first_packet(cluster: &Cluster) {
     let pods = cluster.pods("init", true, &[("server", "n2")]);
