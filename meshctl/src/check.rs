@@ -147,12 +147,15 @@ impl CheckArgs {
         let set = self.cluster.json(&["-n", namespace, "get", "daemonset", "weft-node"])?;
         let of = |field: &str| set.pointer(&format!("/status/{field}")).and_then(Value::as_u64).unwrap_or(0);
         let (ready, wanted) = (of("numberReady"), of("desiredNumberScheduled"));
-        if ready == wanted && wanted > 0 {
+        let updated = of("updatedNumberScheduled");
+        if ready == wanted && updated == wanted && wanted > 0 {
             return Ok(ready.to_string());
         }
         let pods = self.cluster.json(&["-n", namespace, "get", "pods", "-l", "app.kubernetes.io/name=weft-node"])?;
         let why: String = installed::waiting(&pods).iter().map(|line| format!("\n{line}")).collect();
-        bail!("{ready} of {wanted} are Ready{why}")
+        let old =
+            if updated < wanted { format!(", and {updated} are as the DaemonSet has them now") } else { String::new() };
+        bail!("{ready} of {wanted} are Ready{old}{why}")
     }
 
     fn joined(&self) -> anyhow::Result<String> {

@@ -63,7 +63,11 @@ impl Door {
     /// # Errors
     /// As [`Door::ask`], and when the answer has another shape.
     pub(crate) fn ask_for<T: serde::de::DeserializeOwned>(&self, verb: &str) -> anyhow::Result<T> {
-        let result = self.ask(&json!({ "verb": verb })).context("is meshd running?")?;
+        let question = json!({ "verb": verb });
+        let result = match self {
+            Self::Socket(_) => self.ask(&question).context("is meshd running?")?,
+            Self::Pod(_) => self.ask(&question)?,
+        };
         serde_json::from_value(result)
             .with_context(|| format!("`{verb}` was answered in a form that this meshctl ({}) does not know: use the one of Weft's version there", env!("CARGO_PKG_VERSION")))
     }

@@ -108,7 +108,10 @@ impl ClusterChoice {
     /// # Errors
     /// It fails; with what it said, and what to do where the cluster does not answer or the person may not ask.
     pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self.attempt(arguments)?;
+        self.understood(arguments, self.attempt(arguments)?)
+    }
+
+    fn understood(&self, arguments: &[&str], output: Output) -> anyhow::Result<String> {
         if !output.status.success() {
             self.answers()?;
             let said = complaint(&output.stderr);
@@ -271,6 +274,14 @@ fn advice(said: &str) -> &'static str {
     }
 }
 
+/// What the meshctl in a daemon's container says, without who carried it here.
+fn inner(errors: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(errors);
+    let said = text.lines().find_map(|line| line.strip_prefix("meshctl: "))?;
+    let socket = said.split_once(": ").filter(|(before, _)| before.starts_with('/') && before.ends_with(".sock"));
+    Some(socket.map_or(said, |(_, rest)| rest).to_owned())
+}
+
 /// What kubectl complains of: its last words, without the log of the library below it.
 fn complaint(errors: &[u8]) -> String {
     let text = String::from_utf8_lossy(errors);
@@ -297,19 +308,13 @@ impl Pod {
     pub(crate) fn ask(&self, question: &Value) -> anyhow::Result<Value> {
         let text = question.to_string();
         let namespace = self.choice.namespace();
-        let answer = self.choice.run(&[
-            "-n",
-            namespace,
-            "exec",
-            &self.name,
-            "-c",
-            self.container,
-            "--",
-            "meshctl",
-            "ask",
-            self.container,
-            &text,
-        ])?;
+        let words =
+            ["-n", namespace, "exec", &self.name, "-c", self.container, "--", "meshctl", "ask", self.container, &text];
+        let output = self.choice.attempt(&words)?;
+        if let Some(refusal) = Some(&output).filter(|it| !it.status.success()).and_then(|it| inner(&it.stderr)) {
+            bail!(refusal);
+        }
+        let answer = self.choice.understood(&words, output)?;
         serde_json::from_str(&answer).with_context(|| format!("pod {namespace}/{} gave no proper answer", self.name))
     }
 }
@@ -325,6 +330,16 @@ mod tests {
         assert_eq!(complaint(format!("{log}{log}{words}").as_bytes()), words.trim());
         assert_eq!(complaint(log.as_bytes()), log.trim(), "better than nothing");
         assert_eq!(complaint(b"Error from server: no"), "Error from server: no");
+    }
+
+    #[test]
+    fn a_daemons_refusal_is_told_in_its_own_words() {
+        let of = |text: &str| inner(format!("{text}\ncommand terminated with exit code 1\n").as_bytes());
+        let refused = "meshctl: /run/weft/admin.sock: there is no pod shop/nobody (there are: shop/web)";
+        assert_eq!(of(refused).as_deref(), Some("there is no pod shop/nobody (there are: shop/web)"));
+        let silent = "meshctl: no answer from /run/weft/admin.sock within 10 s: Resource temporarily unavailable";
+        assert_eq!(of(silent).as_deref(), silent.strip_prefix("meshctl: "));
+        assert_eq!(of("error: unable to upgrade connection: container not found (\"node\")"), None);
     }
 
     #[test]

@@ -114,7 +114,9 @@ fn text(status: &Status) -> String {
     }
     for refusal in &status.refusals {
         let line = if refusal.line == 0 { String::new() } else { format!(":{}", refusal.line) };
-        add(&mut text, &format!("\n  {}: {}{line}: {}", screen::bad("not used"), refusal.file, refusal.reason));
+        // on Kubernetes the reason begins with the object that is the file
+        let reason = refusal.reason.strip_prefix(&format!("{}: ", refusal.file)).unwrap_or(&refusal.reason);
+        add(&mut text, &format!("\n  {}: {}{line}: {reason}", screen::bad("not used"), refusal.file));
     }
     text
 }
