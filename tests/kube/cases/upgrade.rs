@@ -79,7 +79,7 @@ fn controllers_are_apart(cluster: &Cluster) {
         assert_eq!(nodes.len(), NODES.len(), "two controllers on one node");
         Some(())
     };
-    eventually("there are two controllers", Duration::from_secs(60), apart);
+    eventually("there are two controllers", Duration::from_secs(240), apart);
 }
 
 fn commands_are_typed(cluster: &Cluster) {
