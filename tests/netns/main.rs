@@ -46,6 +46,8 @@ fn isolated(name: &'static str) -> Result<(), Failed> {
         .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", prepare])
         .arg(me)
         .env(CASE, name)
+        // as in a container: no terminal, and no database of any
+        .env("TERM", "none")
         .stdin(Stdio::null())
         .output()
         .map_err(|e| format!("cannot run unshare (util-linux): {e}"))?;

@@ -80,18 +80,23 @@ impl Standing {
     }
 
     async fn tell(&mut self, script: &str) -> anyhow::Result<()> {
-        let mut owner = match self.owner.take() {
-            Some(owner) => owner,
-            None => Owner::start()?,
+        let held = self.owner.take();
+        let work = async {
+            let mut owner = match held {
+                Some(owner) => owner,
+                None => Owner::start().await?,
+            };
+            owner.tell(script).await.map(|()| owner)
         };
-        tokio::time::timeout(PATIENCE, owner.tell(script)).await.context("nft -i did not answer")??;
-        self.owner = Some(owner);
+        self.owner = Some(tokio::time::timeout(PATIENCE, work).await.context("nft -i did not answer")??);
         Ok(())
     }
 }
 
 impl Owner {
-    fn start() -> anyhow::Result<Self> {
+    /// Starts it and hears what it has to say of itself: where there is no terminal database, as in a container, that is two
+    /// lines about the terminal, which refuse nothing.
+    async fn start() -> anyhow::Result<Self> {
         let mut child = Command::new("nft")
             .arg("-i")
             .stdin(Stdio::piped())
@@ -102,12 +107,20 @@ impl Owner {
             .context("cannot run nft: install the package nftables")?;
         let lines = child.stdin.take().context("nft has no standard input")?;
         let errors = BufReader::new(child.stderr.take().context("nft has no standard error")?).lines();
-        Ok(Self { child, lines, errors })
+        let mut owner = Self { child, lines, errors };
+        let _about_itself = owner.ask("").await?;
+        Ok(owner)
     }
 
     /// One line is one transaction.
     async fn tell(&mut self, script: &str) -> anyhow::Result<()> {
-        self.lines.write_all(format!("{script}\n{QUESTION}\n").as_bytes()).await.context("nft -i has ended")?;
+        let said = self.ask(&format!("{script}\n")).await?;
+        if said.is_empty() { Ok(()) } else { bail!("nft refused: {}", said.join(" ")) }
+    }
+
+    /// Hands lines over, and returns what it said until it had done them.
+    async fn ask(&mut self, lines: &str) -> anyhow::Result<Vec<String>> {
+        self.lines.write_all(format!("{lines}{QUESTION}\n").as_bytes()).await.context("nft -i has ended")?;
         let mut said = Vec::new();
         loop {
             let line = self.errors.next_line().await?;
@@ -122,7 +135,7 @@ impl Owner {
         }
         // the error about the question itself
         let _about_the_question = said.pop();
-        if said.is_empty() { Ok(()) } else { bail!("nft refused: {}", said.join(" ")) }
+        Ok(said)
     }
 }
 
