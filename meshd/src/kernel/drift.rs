@@ -45,6 +45,8 @@ impl Kernel {
         let tun = link::by_name(&self.handle, &self.fixed.tun).await?;
         if tun.is_none_or(|tun| link::index_and_mtu(&tun).0 != self.tun_index) {
             drift.push("mesh device");
+        } else if link::addresses(&self.handle, self.tun_index).await? != self.own {
+            drift.push("addresses of the mesh device");
         }
         let generation = generation::read()?;
         self.looks = self.looks.wrapping_add(1);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 use futures::TryStreamExt as _;
 use linux::netns::Netns;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::{Handle, LinkUnspec};
@@ -89,6 +89,34 @@ pub(super) async fn addresses(handle: &Handle, index: u32) -> anyhow::Result<BTr
     let reachable = messages.iter().filter(|m| m.header.index == index && m.header.scope == AddressScope::Universe);
     let address = |a: &AddressAttribute| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None };
     Ok(reachable.filter_map(|m| m.attributes.iter().find_map(address)).collect())
+}
+
+/// Has the TUN device hold these addresses and no others that other machines can reach. Each stands alone: nothing is routed by it.
+pub(super) async fn hold_addresses(handle: &Handle, index: u32, wanted: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+    let held = addresses(handle, index).await?;
+    for ip in held.difference(wanted) {
+        let mut del = handle.address().add(index, *ip, whole(*ip));
+        let message = std::mem::take(del.message_mut());
+        handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .with_context(|| format!("cannot take {ip} from the TUN device"))?;
+    }
+    for ip in wanted.difference(&held) {
+        let mut add = handle.address().add(index, *ip, whole(*ip));
+        // the underlay's link has it and looks for others who have it; and nobody is beside it on this device
+        let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
+        add.message_mut().attributes.push(AddressAttribute::Flags(flags));
+        add.execute().await.with_context(|| format!("cannot give {ip} to the TUN device"))?;
+    }
+    Ok(())
+}
+
+/// The length of a prefix that has one address.
+const fn whole(ip: IpAddr) -> u8 {
+    if ip.is_ipv6() { 128 } else { 32 }
 }
 
 /// Index and MTU of a link.

@@ -176,6 +176,9 @@ impl Kernel {
             sysctl::set(&format!("ipv6/conf/{}/addr_gen_mode", self.fixed.tun), "1")?;
         }
         link::bring_up(&self.handle, index, mtu).await?;
+        // What the node masquerades into the mesh (a NodePort whose pod is elsewhere) takes an address of the device it leaves by,
+        // or where that has none, any of the node's, of IPv6 the most alike: a pod network's gateway, who has no key.
+        link::hold_addresses(&self.handle, index, &self.own).await?;
         route::ensure_rules(&self.handle, &self.families).await?;
         Ok(())
     }

@@ -51,13 +51,17 @@ fn services_of_every_kind(cluster: &Cluster) {
         neighbour.gets(&port, true);
     }
     // a pod that calls a NodePort: of the other node, from where it comes back to the caller's own, and of the pod's node
-    neighbour.gets("10.77.0.11:30080", true);
+    for port in ["10.77.0.11:30080", "[fd77::11]:30080"] {
+        neighbour.gets(port, true);
+    }
     for port in ["10.77.0.12:30080", "[fd77::12]:30080"] {
         client.gets(port, true);
     }
     assert!(!outside_reaches("10.77.0.12"), "a caller from outside has no key, and STRICT takes none");
     // the other node translates such a caller to its own address, and what a node sends to a pod carries the node's identity
-    from_outside("through another node the caller is that node", "10.77.0.11");
+    for node in ["10.77.0.11", "[fd77::11]"] {
+        from_outside("through another node the caller is that node", node);
+    }
     // its endpoints are the pod's addresses: STRICT does not fail the kubelet's probe
     cluster.pod("services/server");
     cluster.delete_namespaces(&["services", "services-plain"]);

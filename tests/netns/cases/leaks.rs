@@ -1,6 +1,6 @@
 //! PL: what is on the wire. Every claim of absence has its positive control.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::lab::{Lab, MARKER, markers, namespace, peer_authentication, pod};
@@ -187,21 +187,38 @@ fn flushed_state() {
 fn third_node_translates() {
     let lab = Lab::of_four("nodes: 3");
     lab.put("mode.yaml", &peer_authentication("demo", "STRICT"));
-    let there = lab.node("n3")["addresses"][0].as_str().expect("an address of IPv4").to_owned();
-    let server = lab.ip("demo/server", false);
-    let rules = format!(
-        "add table ip port; add chain ip port pre {{ type nat hook prerouting priority -100; }}; \
-         add chain ip port post {{ type nat hook postrouting priority 100; }}; \
-         add rule ip port pre ip daddr {there} tcp dport 30080 dnat to {server}:8080; add rule ip port post ct status dnat masquerade"
-    );
-    lab.must("node/n3", &["nft", &rules]);
-    for from in ["demo/client", "node/n3"] {
-        lab.pings_within(from, server, Duration::from_secs(15));
+    let addresses: Vec<IpAddr> = lab.node("n3")["addresses"]
+        .as_array()
+        .expect("addresses")
+        .iter()
+        .map(|ip| ip.as_str().expect("text").parse().expect("an address"))
+        .collect();
+    assert_eq!(addresses.len(), 2, "both families");
+    for there in addresses {
+        let server = lab.ip("demo/server", there.is_ipv6());
+        // a pod network's gateway, whose address is more like the pod's than the node's is: of IPv6 the kernel would choose it
+        let (family, nodad) = if there.is_ipv6() { ("ip6", "nodad") } else { ("ip", "") };
+        let gateway = match server {
+            IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() ^ 0x80).into()),
+            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() ^ 0x8000).into()),
+        };
+        let target = SocketAddr::from((server, 8080));
+        let rules = format!(
+            "ip link add gw{family} type bridge; ip link set gw{family} up; ip address add {gateway} dev gw{family} {nodad}; \
+             nft 'add table {family} port; add chain {family} port pre {{ type nat hook prerouting priority -100; }}; \
+             add chain {family} port post {{ type nat hook postrouting priority 100; }}; \
+             add rule {family} port pre {family} daddr {there} tcp dport 30080 dnat to {target}; \
+             add rule {family} port post ct status dnat masquerade'"
+        );
+        lab.must("node/n3", &["sh", "-ec", &rules]);
+        for from in ["demo/client", "node/n3"] {
+            lab.pings_within(from, server, Duration::from_secs(15));
+        }
+        let capture = lab.capture();
+        let said = lab.tcp_echo("demo/client", there, 30080, MARKER);
+        assert_eq!(said.as_deref(), Some(MARKER), "{there}: {}", lab.ask("n3", "status")["drops"]);
+        assert_eq!(markers(&capture.stop()), 0, "by the port of {there} in clear text");
     }
-    let capture = lab.capture();
-    let said = lab.tcp_echo("demo/client", there.parse().expect("an address"), 30080, MARKER);
-    assert_eq!(said.as_deref(), Some(MARKER), "{}", lab.ask("n3", "status")["drops"]);
-    assert_eq!(markers(&capture.stop()), 0, "by the port of {there} in clear text");
     assert_eq!(lab.drops("n3", "loop"), 0);
 }
 
