@@ -1,6 +1,7 @@
 //! The cases in their order; each leaves the cluster as it found it, but f17 installs Weft and f41 removes it.
 
 mod authorization;
+mod both;
 mod crowd;
 mod elsewhere;
 mod faults;
@@ -57,6 +58,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         host::CASES,
         policy::CASES,
         tiers::CASES,
+        both::CASES,
         istio::CASES,
         reuse::CASES,
         runtime::CASES,
