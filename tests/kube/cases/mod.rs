@@ -58,7 +58,6 @@ pub fn all() -> Vec<(&'static str, Case)> {
         host::CASES,
         policy::CASES,
         tiers::CASES,
-        both::CASES,
         istio::CASES,
         reuse::CASES,
         runtime::CASES,
@@ -76,6 +75,8 @@ pub fn all() -> Vec<(&'static str, Case)> {
         versions::LONG,
         figures::WITH,
         rest::CASES,
+        // it takes the daemons away and brings them again
+        both::CASES,
         uninstall::CASES,
         elsewhere::CASES,
         scale::LAST,
