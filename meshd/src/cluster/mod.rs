@@ -172,10 +172,10 @@ impl Cluster {
             Self::Kubernetes(server) => {
                 // first, since the lease is not renewed while this is waited for
                 server.await_admission().await;
-                let (leadership, secret) = server.lead(namespace);
-                leadership.acquire().await;
+                let (mut leadership, secret) = server.lead(namespace);
+                let tenure = leadership.acquire().await;
                 secret.fetch(state_dir).await?;
-                let held = Held { server: server.clone(), leadership, secret };
+                let held = Held { server: server.clone(), leadership, tenure, secret };
                 Ok(Lead { kubernetes: Some(held), state_dir: state_dir.to_path_buf() })
             }
         }
@@ -198,6 +198,8 @@ pub(crate) struct Lead {
 struct Held {
     server: kubernetes::Server,
     leadership: kubernetes::Leadership,
+    /// As it was when the lease was taken.
+    tenure: kubernetes::Tenure,
     secret: kubernetes::StateSecret,
 }
 
@@ -231,7 +233,7 @@ impl Lead {
     /// Holds on to the right; returns when it is lost. A folder's controller holds a lock on its state folder instead.
     pub(crate) async fn hold(&self) -> anyhow::Error {
         match &self.kubernetes {
-            Some(held) => held.leadership.hold().await,
+            Some(held) => held.leadership.hold(held.tenure).await,
             None => std::future::pending().await,
         }
     }

@@ -1,20 +1,15 @@
 //! One controller at a time: a Lease that whoever works holds, and renews or gives up working.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-/// How long a lease holds without being renewed; the times are client-go's (leaderelection).
-const DURATION: Duration = Duration::from_secs(15);
-/// When a holder that could not renew stops working.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// How often it is renewed, or asked for.
-const RETRY: Duration = Duration::from_secs(2);
+use super::tenure::{Claim, Claimant, RENEW_DEADLINE, RETRY, Tenure};
 
 /// What became of a renewal.
 enum Renewed {
@@ -29,26 +24,28 @@ enum Renewed {
 pub(crate) struct Leadership {
     leases: Api<Lease>,
     name: String,
-    holder: String,
+    claimant: Claimant,
 }
 
 impl Leadership {
     pub(super) fn new(client: &Client, namespace: &str, name: &str, holder: String) -> Self {
-        Self { leases: Api::namespaced(client.clone(), namespace), name: name.to_owned(), holder }
+        let leases = Api::namespaced(client.clone(), namespace);
+        Self { leases, name: name.to_owned(), claimant: Claimant::new(holder) }
     }
 
     /// Waits until the lease is ours.
-    ///
-    /// Whether another's lease has ended is measured by our own clock since it last changed: clocks may differ.
-    pub(crate) async fn acquire(&self) {
-        let mut seen: Option<(Option<MicroTime>, Instant)> = None;
+    pub(crate) async fn acquire(&mut self) -> Tenure {
         let mut told = String::new();
         loop {
-            let tried = tokio::time::timeout(RENEW_DEADLINE, self.try_acquire(&mut seen));
+            let asked = Instant::now();
+            let tried = tokio::time::timeout(RENEW_DEADLINE, self.try_acquire());
             // an answer that comes too late is of a lease that has ended meanwhile
             let tried = tried.await.context("the API server does not answer").and_then(|tried| tried);
             match tried {
-                Ok(None) => return tracing::info!(lease = self.name, "This controller leads"),
+                Ok(None) => {
+                    tracing::info!(lease = self.name, "This controller leads");
+                    return Tenure::asked_at(asked);
+                }
                 Ok(Some(holder)) if holder != told => {
                     tracing::info!(holder, "Another controller leads: waiting");
                     told = holder;
@@ -66,16 +63,18 @@ impl Leadership {
         }
     }
 
-    /// Renews the lease until somebody else has it, or until that fails for so long that somebody else may: then this must end.
-    pub(crate) async fn hold(&self) -> anyhow::Error {
-        let mut renewed = Instant::now();
+    /// Renews the lease, which is ours since `tenure`, until somebody else has it, or until that fails for so long that somebody
+    /// else may: then this must end.
+    pub(crate) async fn hold(&self, mut tenure: Tenure) -> anyhow::Error {
         loop {
-            // from when it is asked: that is the time that is written
             let asked = Instant::now();
             let failure = match tokio::time::timeout(RETRY, self.renew()).await {
                 Ok(Ok(Renewed::Ours)) => {
-                    renewed = asked;
+                    tenure = Tenure::asked_at(asked);
                     None
+                }
+                Ok(Ok(Renewed::Lost { holder })) if holder.is_empty() => {
+                    return anyhow::anyhow!("the lease was lost: somebody gave it back");
                 }
                 Ok(Ok(Renewed::Lost { holder })) => {
                     return anyhow::anyhow!("the lease was lost: {holder} holds it now");
@@ -83,7 +82,7 @@ impl Leadership {
                 Ok(Err(error)) => Some(error),
                 Err(_elapsed) => Some(anyhow::anyhow!("the API server does not answer")),
             };
-            if let Some(error) = failure.filter(|_| renewed.elapsed() > RENEW_DEADLINE) {
+            if let Some(error) = failure.filter(|_| tenure.is_over(Instant::now())) {
                 return error.context("the lease was lost");
             }
             tokio::time::sleep(RETRY).await;
@@ -96,80 +95,54 @@ impl Leadership {
     /// The API server does not answer in time or refuses; the lease ends by itself then.
     pub(crate) async fn release(&self) -> anyhow::Result<()> {
         let work = async {
-            let mut lease = self.leases.get(&self.name).await.context("cannot read the lease")?;
-            let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
-            if holder != self.holder {
-                return Ok(());
-            }
-            // as client-go's ReleaseOnCancel leaves it
-            let held = self.spec(lease.spec.as_ref());
-            let nobody = Some(String::new());
-            lease.spec = Some(LeaseSpec { holder_identity: nobody, lease_duration_seconds: Some(1), ..held });
-            self.leases
-                .replace(&self.name, &PostParams::default(), &lease)
-                .await
-                .context("cannot release the lease")?;
-            Ok(())
+            let lease = self.leases.get(&self.name).await.context("cannot read the lease")?;
+            let spec = lease.spec.clone().unwrap_or_default();
+            let Some(returned) = self.claimant.released(&spec, Timestamp::now()) else { return Ok(()) };
+            self.replace(lease, returned).await.context("cannot release the lease")
         };
         tokio::time::timeout(RETRY, work).await.context("the API server does not answer")?
     }
 
     /// `None` when it is ours now, else who has it.
-    async fn try_acquire(&self, seen: &mut Option<(Option<MicroTime>, Instant)>) -> anyhow::Result<Option<String>> {
-        let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
-            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(self.spec(None)) };
-            return match self.leases.create(&PostParams::default(), &lease).await {
-                Ok(_) => Ok(None),
-                // somebody was quicker
-                Err(kube::Error::Api(status)) if status.code == 409 => Ok(Some("another".to_owned())),
-                Err(error) => Err(error.into()),
-            };
+    async fn try_acquire(&mut self) -> anyhow::Result<Option<String>> {
+        let found = self.leases.get_opt(&self.name).await?;
+        let spec = found.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
+        let taken = match self.claimant.claim(spec.as_ref(), Instant::now(), Timestamp::now()) {
+            Claim::Wait(holder) => return Ok(Some(holder)),
+            Claim::Take(spec) => spec,
         };
-        let spec = lease.spec.clone().unwrap_or_default();
-        let holder = spec.holder_identity.clone().unwrap_or_default();
-        let since = match seen {
-            Some((time, since)) if *time == spec.renew_time => *since,
-            _ => {
-                *seen = Some((spec.renew_time.clone(), Instant::now()));
-                Instant::now()
+        let written = match found {
+            Some(lease) => self.replace(lease, taken).await,
+            None => {
+                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+                let lease = Lease { metadata, spec: Some(taken) };
+                self.leases.create(&PostParams::default(), &lease).await.map(drop)
             }
         };
-        if holder != self.holder && !holder.is_empty() && since.elapsed() < DURATION {
-            return Ok(Some(holder));
-        }
-        // the resource version that was read makes two who try at once differ
-        lease.spec = Some(self.spec(Some(&spec)));
-        match self.leases.replace(&self.name, &PostParams::default(), &lease).await {
-            Ok(_) => Ok(None),
+        match written {
+            Ok(()) => Ok(None),
+            // somebody was quicker
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Some("another".to_owned())),
             Err(error) => Err(error.into()),
         }
     }
 
     async fn renew(&self) -> anyhow::Result<Renewed> {
-        let mut lease = self.leases.get(&self.name).await.context("cannot read the lease")?;
-        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
-        if holder != self.holder {
-            return Ok(Renewed::Lost { holder });
+        let lease = self.leases.get(&self.name).await.context("cannot read the lease")?;
+        let spec = lease.spec.clone().unwrap_or_default();
+        match self.claimant.renewed(&spec, Timestamp::now()) {
+            Ok(renewed) => self.replace(lease, renewed).await.context("cannot renew the lease").map(|()| Renewed::Ours),
+            Err(holder) => Ok(Renewed::Lost { holder }),
         }
-        lease.spec = Some(self.spec(lease.spec.as_ref()));
-        self.leases.replace(&self.name, &PostParams::default(), &lease).await.context("cannot renew the lease")?;
-        Ok(Renewed::Ours)
     }
 
-    /// The lease as ours from now on, after what it was: since when, and how often it has changed hands.
-    fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
-        let now = MicroTime(Timestamp::now());
-        let ours = before.filter(|spec| spec.holder_identity.as_ref() == Some(&self.holder));
-        let transitions = before.map(|spec| spec.lease_transitions.unwrap_or_default());
-        LeaseSpec {
-            holder_identity: Some(self.holder.clone()),
-            lease_duration_seconds: Some(i32::try_from(DURATION.as_secs()).unwrap_or(i32::MAX)),
-            acquire_time: ours.and_then(|spec| spec.acquire_time.clone()).or_else(|| Some(now.clone())),
-            renew_time: Some(now),
-            lease_transitions: transitions.map(|count| if ours.is_some() { count } else { count.saturating_add(1) }),
-            ..LeaseSpec::default()
-        }
+    /// The resource version that was read makes two who write at once differ.
+    async fn replace(&self, lease: Lease, spec: LeaseSpec) -> kube::Result<()> {
+        let lease = Lease { spec: Some(spec), ..lease };
+        self.leases.replace(&self.name, &PostParams::default(), &lease).await.map(drop)
     }
 }
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;

@@ -17,6 +17,7 @@ mod optional;
 #[cfg(test)]
 mod rbac_tests;
 mod taint;
+mod tenure;
 mod watch;
 mod write;
 
@@ -31,6 +32,7 @@ use kube::{Client, Config};
 pub(crate) use cache::ViewFile;
 pub(crate) use keep::StateSecret;
 pub(crate) use lease::Leadership;
+pub(crate) use tenure::Tenure;
 pub(crate) use write::Publisher;
 
 use self::admission::Admission;
