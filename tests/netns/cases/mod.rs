@@ -4,6 +4,7 @@ mod away;
 mod boot;
 mod cni;
 mod identity;
+mod install;
 mod leaks;
 mod modes;
 mod mtu;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(boot::CASES);
     all.extend_from_slice(cni::CASES);
     all.extend_from_slice(identity::CASES);
+    all.extend_from_slice(install::CASES);
     all.extend_from_slice(leaks::CASES);
     all.extend_from_slice(modes::CASES);
     all.extend_from_slice(policy::CASES);
