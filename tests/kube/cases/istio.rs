@@ -15,7 +15,7 @@ const INSTALLED: Duration = Duration::from_secs(150);
 const SOON: Duration = Duration::from_secs(90);
 
 /// The kind as Istio serves it: group, version, names, scope. Written by hand: its schema is left open.
-const DEFINITION: &str = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
+pub const DEFINITION: &str = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
     metadata: {name: peerauthentications.security.istio.io}\n\
     spec: {group: security.istio.io, scope: Namespaced, names: {kind: PeerAuthentication, listKind: PeerAuthenticationList, \
     plural: peerauthentications, singular: peerauthentication}, versions: [{name: v1, served: true, storage: true, \

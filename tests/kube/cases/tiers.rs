@@ -14,7 +14,8 @@ pub const CASES: &[(&str, Case)] =
 /// A kind that is not there is asked for every half a minute.
 const INSTALLED: Duration = Duration::from_secs(150);
 const SOON: Duration = Duration::from_secs(90);
-const KINDS: [(&str, &str, &str); 3] = [
+/// The kinds: name, version, plural.
+pub const KINDS: [(&str, &str, &str); 3] = [
     ("ClusterNetworkPolicy", "v1alpha2", "clusternetworkpolicies"),
     ("AdminNetworkPolicy", "v1alpha1", "adminnetworkpolicies"),
     ("BaselineAdminNetworkPolicy", "v1alpha1", "baselineadminnetworkpolicies"),
@@ -22,7 +23,7 @@ const KINDS: [(&str, &str, &str); 3] = [
 
 /// The kinds of network-policy-api as it serves them: group, versions, names, scope and the fields of a spec. Written by hand: the
 /// schemas of what peers and ports hold are left open, so that the server takes whatever a later version of the API may say.
-fn definition((kind, version, plural): (&str, &str, &str)) -> String {
+pub fn definition((kind, version, plural): (&str, &str, &str)) -> String {
     let open = "{type: array, items: {type: object, x-kubernetes-preserve-unknown-fields: true}}";
     let singular = kind.to_lowercase();
     format!(
@@ -99,10 +100,15 @@ fn tiers_around_network_policy(cluster: &Cluster) {
     told_of(cluster, server, all(false, false));
     // with the kinds their policies go
     cluster.kubectl(&["-n", "tiers", "delete", "networkpolicy", "own"]);
-    let plurals = KINDS.map(|(_, _, plural)| format!("{plural}.policy.networking.k8s.io"));
-    cluster.kubectl(&[&["delete", "crd", "--timeout=240s"][..], &plurals.each_ref().map(String::as_str)].concat());
+    forget_kinds(cluster);
     expect("without the kinds", server, all(true, true), INSTALLED);
     cluster.delete_namespaces(&["tiers", "tiers-plain"]);
+}
+
+/// Takes the kinds away, and with them every policy of theirs.
+pub fn forget_kinds(cluster: &Cluster) {
+    let plurals = KINDS.map(|(_, _, plural)| format!("{plural}.policy.networking.k8s.io"));
+    cluster.kubectl(&[&["delete", "crd", "--timeout=240s"][..], &plurals.each_ref().map(String::as_str)].concat());
 }
 
 /// What the server takes and Weft does not read closes where it denies, and is told by an Event about the policy. This server
