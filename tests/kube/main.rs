@@ -10,6 +10,7 @@ mod cluster;
 mod control_plane;
 mod load;
 mod pod;
+mod promise;
 mod proxy;
 mod report;
 #[path = "../netns/shell.rs"]

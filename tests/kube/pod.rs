@@ -82,6 +82,30 @@ impl Cluster {
         Pod { name: name.to_owned(), ips, pid }
     }
 
+    /// How often the kubelet of a pod (`namespace/name`) has found it ready, by its own count.
+    fn probes(&self, node: &str, name: &str) -> u64 {
+        let (namespace, short) = name.split_once('/').expect("namespace/name");
+        let text = self.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics/probes")]);
+        let wanted = [
+            format!("namespace=\"{namespace}\""),
+            format!("pod=\"{short}\""),
+            "probe_type=\"Readiness\"".to_owned(),
+            "result=\"successful\"".to_owned(),
+        ];
+        let is_ours = |line: &&str| line.starts_with("prober_probe_total{") && wanted.iter().all(|w| line.contains(w));
+        let counts = text.lines().filter(is_ours).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        counts.sum()
+    }
+
+    /// Waits until the kubelet of a pod (`namespace/name`) has asked it anew, and was answered: that it is Ready says so only when three
+    /// probes in turn would have failed. One may have been under way.
+    pub fn await_probe(&self, node: &str, name: &str) {
+        let before = self.probes(node, name);
+        eventually(&format!("the kubelet's probes of {name} pass"), Duration::from_secs(60), || {
+            (self.probes(node, name) >= before + 2).then_some(())
+        });
+    }
+
     /// Applies a namespace with pods and waits for all of them.
     pub fn pods(&self, in_namespace: &str, enrolled: bool, pods: &[(&str, &str)]) -> Vec<Pod> {
         let manifests: String = pods.iter().map(|(name, node)| pod(in_namespace, name, node, READY)).collect();

@@ -69,9 +69,9 @@ impl<'a> Proxy<'a> {
     /// Starts it and leads some of Weft's programs through it.
     pub fn up(cluster: &'a Cluster, who: &'static [&'static str]) -> Self {
         let (mode, log) = (cluster.dir.join("proxy.mode"), cluster.dir.join("proxy.log"));
-        // what an earlier proxy was asked is another story
-        std::fs::write(&log, "").expect("the run's folder takes files");
         let mut proxy = Self { cluster, lead: None, child: Mutex::default(), mode, log };
+        // what an earlier proxy was asked is another story
+        proxy.forget();
         proxy.set("pass");
         proxy.lead = Some(Lead::to(cluster, who, PORT));
         proxy
@@ -93,6 +93,11 @@ impl<'a> Proxy<'a> {
             ("refuse", false) | (_, true) => {}
             (_, false) => self.start(),
         }
+    }
+
+    /// Forgets what it was asked so far.
+    pub fn forget(&self) {
+        std::fs::write(&self.log, "").expect("the run's folder takes files");
     }
 
     /// How many watches were asked for in this mode.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Case;
 use crate::cluster::{Cluster, NODES, ROOT};
 use crate::pod::{MARKER, READY, at, peer_authentication, pod};
+use crate::promise::keeps;
 use crate::shell::eventually;
 use crate::weft;
 
@@ -25,6 +26,8 @@ pub const CASES: &[(&str, Case)] = &[
 
 /// Longest wait for what comes within seconds on a machine that is not slow and busy.
 const SOON: Duration = Duration::from_secs(120);
+/// The longest wait for a line while daemons are rolled, in seconds.
+pub const WAIT_MAX: f64 = 3.0;
 
 fn the_daemon_is_killed(cluster: &Cluster) {
     let pods = cluster.pods("killed", true, &[("client", "n1"), ("server", "n2")]);
@@ -61,24 +64,25 @@ fn the_daemons_are_rolled(cluster: &Cluster) {
     let web = at(server.ip(false), 8080);
     client.gets(&web, false);
     let capture = cluster.capture();
-    let talks = server.ips.iter().map(|ip| client.talks(*ip, 100, 900)).collect::<Vec<_>>();
     // to another configuration and back, as an upgrade is
     let roll = |overlay: &str| {
         cluster.kubectl(&["apply", "-k", &format!("{ROOT}/manifests/overlays/{overlay}")]);
         cluster.kubectl(&["-n", "weft-system", "rollout", "status", "daemonset/weft-node", "--timeout=300s"]);
     };
-    roll("no-policy");
-    client.gets(&web, true);
-    roll("default");
-    client.gets(&web, false);
-    for talk in talks {
-        let (lines, gap) = talk.enough();
-        eprintln!(
-            "two rolling updates: {lines} lines over 100 connections, none broken, longest wait {gap:.2} s (0.4 s on a quiet machine)"
-        );
-        // each daemon was ready to take over before its forerunner was ended: else it is 12.6 s, by TCP's repetitions
-        assert!(gap < 8.0, "a connection waited {gap:.2} s for a daemon");
-    }
+    // each daemon is ready to take over before its forerunner is ended: else it is 12.6 s, by TCP's repetitions
+    keeps("the longest wait for a line on 200 connections, through two rolling updates", WAIT_MAX, || {
+        let talks = server.ips.iter().map(|ip| client.talks(*ip, 100, 900)).collect::<Vec<_>>();
+        roll("no-policy");
+        client.gets(&web, true);
+        roll("default");
+        client.gets(&web, false);
+        let waits = talks.into_iter().map(|talk| {
+            let (lines, gap) = talk.enough();
+            eprintln!("two rolling updates: {lines} lines over 100 connections, none broken, longest wait {gap:.2} s");
+            gap
+        });
+        waits.fold(0.0, f64::max)
+    });
     assert_eq!(capture.markers(), 0, "clear text during a rolling update");
     weft::await_ready(cluster);
     cluster.delete_namespaces(&["rolled"]);

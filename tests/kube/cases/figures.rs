@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::Case;
 use super::trust::as_admin;
 use crate::cluster::{Cluster, NODES};
 use crate::pod::{namespace, peer_authentication, pod};
+use crate::promise::epoch_seconds;
 use crate::shell::eventually;
 
 /// Before Weft comes.
@@ -120,10 +121,6 @@ fn pods_ready_with(cluster: &Cluster) {
         let more = (quantile(&took, share) - quantile(&without, share)) * 1000.0;
         eprintln!("figure: more than without at p{:.0}: {more:.0} ms (goal {goal} ms)", share * 100.0);
     }
-}
-
-fn epoch_seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64()
 }
 
 fn from_write_to_effect(cluster: &Cluster) {

@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use super::Case;
 use super::figures::lists;
+use super::wrong_answers::RESYNCED_MAX;
 use crate::cluster::{Cluster, NODES};
 use crate::pod::{MARKER, READY, at, peer_authentication, pod};
+use crate::promise::keeps;
 use crate::proxy::{CONTROLLERS, DAEMONS, Proxy, Way};
 use crate::shell::eventually;
 use crate::weft;
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] =
-    &[("mf_05_a_way_to_the_api_server_that_dies_without_a_word", |cluster| outage(cluster, Duration::from_secs(50)))];
+    &[("mf_05_a_way_to_the_api_server_that_dies_without_a_word", |cluster| outages(cluster, Duration::from_secs(50)))];
 /// Too long for every run: `scripts/measure kubernetes outage`.
 pub const LONG: &[(&str, Case)] = &[
-    ("outage_mf_05_of_ten_minutes", |cluster| outage(cluster, Duration::from_secs(600))),
+    ("outage_mf_05_of_ten_minutes", |cluster| outages(cluster, Duration::from_secs(600))),
     ("outage_mf_05_of_a_server_that_keeps_its_connections_and_says_nothing", says_nothing),
 ];
 
@@ -44,7 +46,13 @@ fn end_sandbox(cluster: &Cluster, node: &str, namespace: &str, name: &str) {
     cluster.must_on(node, &script);
 }
 
-fn outage(cluster: &Cluster, how_long: Duration) {
+fn outages(cluster: &Cluster, how_long: Duration) {
+    let what = "from when the way to the server is mended until what changed meanwhile is in force";
+    keeps(what, RESYNCED_MAX, || outage(cluster, how_long));
+}
+
+/// One outage; how long after it what was changed meanwhile is in force.
+fn outage(cluster: &Cluster, how_long: Duration) -> f64 {
     let plain = cluster.pods("outage-plain", false, &[("stranger", "n1")]);
     let pods = cluster.pods("outage", true, &[("client", "n1"), ("server", "n2"), ("anew", "n2"), ("goes", "n2")]);
     cluster.apply(&peer_authentication("outage", "STRICT"));
@@ -115,7 +123,9 @@ fn outage(cluster: &Cluster, how_long: Duration) {
     assert_eq!(capture.markers(), 0, "clear text while there was no server");
     way.down();
     weft::await_ready(cluster);
-    cluster.delete_namespaces(&["outage", "outage-plain"]);
+    // it may come again
+    cluster.kubectl(&["delete", "namespace", "outage", "outage-plain", "--timeout=240s"]);
+    resynced
 }
 
 /// Connections that live, by all that TCP knows, and on which no more comes: first those that were there, as behind a balancer whose

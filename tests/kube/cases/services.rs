@@ -57,12 +57,14 @@ fn services_of_every_kind(cluster: &Cluster) {
     for port in ["10.77.0.12:30080", "[fd77::12]:30080"] {
         client.gets(port, true);
     }
-    assert!(!outside_reaches("10.77.0.12"), "a caller from outside has no key, and STRICT takes none");
+    for node in ["10.77.0.12", "[fd77::12]"] {
+        assert!(!outside_reaches(node), "a caller from outside has no key, and STRICT takes none: {node}");
+    }
     // the other node translates such a caller to its own address, and what a node sends to a pod carries the node's identity
     for node in ["10.77.0.11", "[fd77::11]"] {
         from_outside("through another node the caller is that node", node);
     }
     // its endpoints are the pod's addresses: STRICT does not fail the kubelet's probe
-    cluster.pod("services/server");
+    cluster.await_probe("n2", "services/server");
     cluster.delete_namespaces(&["services", "services-plain"]);
 }

@@ -50,8 +50,9 @@ fn uninstall_leaves_nothing(cluster: &Cluster) {
     for node in NODES {
         let before = std::fs::read_to_string(cluster.dir.join(format!("{node}.before"))).expect("it was remembered");
         let after = held(cluster, node);
-        let gone: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
-        let left: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
+        let missing = |from: &str, line: &str| !from.lines().any(|one| one == line);
+        let gone: Vec<_> = before.lines().filter(|line| missing(&after, line)).collect();
+        let left: Vec<_> = after.lines().filter(|line| missing(&before, line)).collect();
         assert!(gone.is_empty() && left.is_empty(), "{node}: gone {gone:#?}, left {left:#?}");
     }
     // the runtime ends their sandboxes without us, by the list as it is and as it was at their ADD

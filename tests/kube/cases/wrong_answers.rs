@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Case;
 use crate::cluster::Cluster;
 use crate::pod::{MARKER, Pod, at, peer_authentication};
+use crate::promise::keeps;
 use crate::proxy::{DAEMONS, Proxy};
 use crate::shell::eventually;
 use crate::weft;
@@ -22,6 +23,8 @@ const FAULT: Duration = Duration::from_secs(6);
 /// Lists of one kind by one node while a fault holds. Waits of 1/4, 1/2, 1, 2 and 4 s, the half of each by chance, make six; without
 /// them it is more than a hundred.
 const LISTS_MAX: usize = 10;
+/// Until what changed meanwhile is in force once the server answers again, in seconds (the catalogue's MF-05).
+pub const RESYNCED_MAX: f64 = 10.0;
 
 /// Who talks with whom.
 struct World<'a> {
@@ -52,8 +55,9 @@ impl World<'_> {
     }
 
     /// One fault from its begin to the end of its consequences. A change that is written at its begin must not be half known:
-    /// `seen` says that it may get through as a whole, and is then written at the end.
-    fn suffers(&self, fault: &str, seen: bool) {
+    /// `seen` says that it may get through as a whole, and is then written at the end. How long after the fault it is in force.
+    fn suffers(&self, fault: &str, seen: bool) -> f64 {
+        self.proxy.forget();
         let talks: Vec<_> = self.server.ips.iter().map(|ip| self.client.talk(*ip, 600)).collect();
         self.proxy.set(fault);
         let begin = Instant::now();
@@ -85,6 +89,7 @@ impl World<'_> {
             "{fault}: in force {opened:.1} s after its end, the next change after {closed:.1} s; at most {lists} lists ({which})"
         );
         assert!(lists <= lists_max, "{fault}: {lists} lists of {which}");
+        opened
     }
 
     /// Changes that are told twice and too late: the last word counts.
@@ -141,7 +146,9 @@ fn answers_wrongly(cluster: &Cluster) {
     for (fault, seen) in
         [("refuse", false), ("hang", false), ("flap", true), ("gone", true), ("half", false), ("garbage", false)]
     {
-        world.suffers(fault, seen);
+        keeps(&format!("from the end of `{fault}` until what changed is in force"), RESYNCED_MAX, || {
+            world.suffers(fault, seen)
+        });
     }
     world.suffers_shuffling();
     assert_eq!(capture.markers(), 0, "clear text while the API server answered wrongly");
