@@ -37,6 +37,8 @@ pub(crate) enum Order {
     SetPeers(BTreeMap<PeerName, PeerConfig>),
     /// The MTU of the TUN device in bytes.
     SetMtu(usize),
+    /// An address of this node went: whoever has a session is told where it is now.
+    Moved,
     /// Shake hands now, so that the first packet finds a session; for pairs that spoke before a restart. The thread that
     /// owns the peer does.
     Greet {

@@ -157,6 +157,11 @@ impl Outer {
         }
     }
 
+    /// Our addresses changed: from where each peer is sent to is learned again.
+    pub(super) fn forget_sources(&mut self) {
+        self.sources = Sources::default();
+    }
+
     /// The longest inner packet in bytes that the path to `to` is known to carry; `None`: nothing is known.
     pub(super) fn limit(&self, to: SocketAddr) -> Option<usize> {
         if self.narrow.is_empty() {

@@ -217,6 +217,10 @@ impl Worker {
                 self.engine.set_mtu(mtu);
                 self.outbound.set_mtu(mtu);
             }
+            Order::Moved => {
+                self.outer.forget_sources();
+                self.engine.handle_move(now);
+            }
             Order::Greet { peer, .. } if self.exchange.shard().of_peer(&peer) != self.exchange.shard().at() => {}
             Order::Greet { local, peer } => {
                 if let Err(reason) = self.engine.greet(&local, &peer, now) {

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::elements::Elements;
 use super::listing::Listing;
-use super::{Kernel, generation, link, route};
+use super::{Kernel, address, generation, link, route};
 
 /// Of this many looks one reads the pins although no rule has changed: a link that goes takes its chain along silently.
 const FULL_LOOK: u32 = 8;
+/// Of this many looks one is at the mesh's device although nobody told of a change: notifications can be lost.
+const DEVICE_LOOK: u32 = 64;
 /// A look at every element may take one part in so many of the time: a node whose rules others change all the time, and
 /// whose sets are large, is looked through less often.
 const LOOK_SHARE: u32 = 10;
@@ -42,14 +44,14 @@ impl Kernel {
         if self.bridges.repair()? {
             drift.push("the settings of bridges");
         }
-        let tun = link::by_name(&self.handle, &self.fixed.tun).await?;
-        if tun.is_none_or(|tun| link::index_and_mtu(&tun).0 != self.tun_index) {
-            drift.push("mesh device");
-        } else if link::addresses(&self.handle, self.tun_index).await? != self.own {
-            drift.push("addresses of the mesh device");
-        }
         let generation = generation::read()?;
         self.looks = self.looks.wrapping_add(1);
+        // both are told of; a look beside that finds what was not
+        if self.device_due || self.looks.is_multiple_of(DEVICE_LOOK) {
+            let wrong = self.wrong_with_device().await?;
+            self.device_due = wrong.is_some();
+            drift.extend(wrong);
+        }
         let is_foreign = self.generation != Some(generation);
         let begin = Instant::now();
         let whole = if is_foreign {
@@ -76,13 +78,23 @@ impl Kernel {
         Ok(drift)
     }
 
+    /// What somebody changed of the mesh's device.
+    async fn wrong_with_device(&self) -> anyhow::Result<Option<&'static str>> {
+        let tun = link::by_name(&self.handle, &self.fixed.tun).await?;
+        if tun.is_none_or(|tun| link::index_and_mtu(&tun).0 != self.tun_index) {
+            return Ok(Some("mesh device"));
+        }
+        let is_right = address::all(&self.handle, self.tun_index).await? == self.own;
+        Ok((!is_right).then_some("addresses of the mesh device"))
+    }
+
     /// Whether our routes are there, as far as it is time to look.
     async fn has_routes(&mut self) -> anyhow::Result<bool> {
         let begin = Instant::now();
         if self.routes_after.is_some_and(|after| begin < after) {
             return Ok(true);
         }
-        let held = route::held_routes(&self.handle, &self.families, self.tun_index).await?;
+        let held = self.held_routes().await?;
         self.routes_after = Some(begin + begin.elapsed() * ROUTES_SHARE);
         let mut routes = self.routes.iter().flatten();
         Ok(routes.all(|route| held.get(&(route.table, route.prefix)) == Some(&Some(route.target))))

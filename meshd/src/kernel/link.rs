@@ -1,4 +1,4 @@
-//! Links: `mesh0`, the host-side end of a pod's interface, and the addresses of the underlay.
+//! Links: `mesh0`, the underlay's, and the host-side end of a pod's interface.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,10 +8,11 @@ use anyhow::{Context as _, anyhow, bail};
 use futures::TryStreamExt as _;
 use linux::netns::Netns;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::{Handle, LinkUnspec};
+
+use super::address;
 
 /// The host-side end of a pod's interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +41,12 @@ struct Inside {
     up: bool,
 }
 
-/// A netlink connection in the calling thread's namespace, driven by the current runtime.
+/// A netlink connection in the calling thread's namespace, driven by the current runtime. It is strict: of what a question names
+/// beside the kind of thing, the kernel leaves nothing unread (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
 pub(super) fn connect() -> anyhow::Result<Handle> {
-    let (connection, handle, _messages) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    let (connection, handle, _messages) = rtnetlink::new_connection_with_strict_check()
+        .or_else(|_before_that| rtnetlink::new_connection())
+        .context("cannot open a netlink socket")?;
     tokio::spawn(connection);
     Ok(handle)
 }
@@ -76,49 +80,6 @@ pub(super) async fn remove(handle: &Handle, name: &str) -> anyhow::Result<()> {
     handle.link().del(link.header.index).execute().await.with_context(|| format!("cannot remove {name}"))
 }
 
-/// Addresses of a link that other machines can reach it by.
-pub(super) async fn addresses(handle: &Handle, index: u32) -> anyhow::Result<BTreeSet<IpAddr>> {
-    let messages: Vec<_> = handle
-        .address()
-        .get()
-        .set_link_index_filter(index)
-        .execute()
-        .try_collect()
-        .await
-        .context("cannot list addresses")?;
-    let reachable = messages.iter().filter(|m| m.header.index == index && m.header.scope == AddressScope::Universe);
-    let address = |a: &AddressAttribute| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None };
-    Ok(reachable.filter_map(|m| m.attributes.iter().find_map(address)).collect())
-}
-
-/// Has the TUN device hold these addresses and no others that other machines can reach. Each stands alone: nothing is routed by it.
-pub(super) async fn hold_addresses(handle: &Handle, index: u32, wanted: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-    let held = addresses(handle, index).await?;
-    for ip in held.difference(wanted) {
-        let mut del = handle.address().add(index, *ip, whole(*ip));
-        let message = std::mem::take(del.message_mut());
-        handle
-            .address()
-            .del(message)
-            .execute()
-            .await
-            .with_context(|| format!("cannot take {ip} from the TUN device"))?;
-    }
-    for ip in wanted.difference(&held) {
-        let mut add = handle.address().add(index, *ip, whole(*ip));
-        // the underlay's link has it and looks for others who have it; and nobody is beside it on this device
-        let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
-        add.message_mut().attributes.push(AddressAttribute::Flags(flags));
-        add.execute().await.with_context(|| format!("cannot give {ip} to the TUN device"))?;
-    }
-    Ok(())
-}
-
-/// The length of a prefix that has one address.
-const fn whole(ip: IpAddr) -> u8 {
-    if ip.is_ipv6() { 128 } else { 32 }
-}
-
 /// Index and MTU of a link.
 pub(super) fn index_and_mtu(link: &LinkMessage) -> (u32, u32) {
     let mtu = link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None });
@@ -142,6 +103,11 @@ fn mac_of(link: &LinkMessage) -> Option<[u8; 6]> {
 fn is_veth(link: &LinkMessage) -> bool {
     let kind = |i: &LinkInfo| matches!(i, LinkInfo::Kind(InfoKind::Veth));
     link.attributes.iter().any(|a| if let LinkAttribute::LinkInfo(infos) = a { infos.iter().any(kind) } else { false })
+}
+
+/// Whether a link is up and can carry packets: `IFF_RUNNING`, which needs a carrier.
+pub(super) fn is_running(link: &LinkMessage) -> bool {
+    link.header.flags.contains(LinkFlags::Up | LinkFlags::Running)
 }
 
 fn is_up(link: &LinkMessage) -> bool {
@@ -199,7 +165,7 @@ fn look_inside(ifname: &str) -> anyhow::Result<Inside> {
         let handle = connect()?;
         let link = by_name(&handle, ifname).await?.ok_or_else(|| anyhow!("there is no {ifname} in the sandbox"))?;
         let (index, mtu) = index_and_mtu(&link);
-        let ips = addresses(&handle, index).await?;
+        let ips = address::all(&handle, index).await?;
         Ok(Inside { index, peer: peer_of(&link), mac: mac_of(&link), ips, mtu, up: is_up(&link) })
     })
 }

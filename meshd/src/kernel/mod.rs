@@ -3,6 +3,7 @@
 //! Everything made here outlives the daemon. A wish is applied in an order that never opens a gap: routes into the
 //! mesh first, then the filter in one transaction, then routes back to the main table and removals.
 
+mod address;
 mod counters;
 mod drift;
 mod elements;
@@ -12,6 +13,7 @@ mod generation;
 mod guard;
 mod link;
 mod listing;
+mod news;
 mod nft;
 mod pin;
 mod policy;
@@ -20,6 +22,7 @@ mod route;
 mod standing;
 mod sysctl;
 mod trace;
+mod underlay;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,11 +30,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ::policy::nft::Program;
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use plan::{Desired, Filter, Route};
 use rtnetlink::{Handle, IpVersion};
 
 use self::filter::Fixed;
+use self::news::News;
+use self::route::Held;
 use self::standing::{Standing, Wish};
 use self::sysctl::Bridges;
 
@@ -40,6 +45,7 @@ pub(crate) use link::HostLink;
 pub(crate) use probe::missing;
 pub(crate) use sysctl::put_back as put_back_sysctls;
 pub(crate) use trace::{Counted, Tuple};
+pub(crate) use underlay::{Seen, Underlay};
 
 /// The bits of a packet's mark that are ours.
 pub(crate) const MARK_MASK: u32 = 0x0f00_0000;
@@ -51,11 +57,6 @@ pub(crate) const MARK_MEMBER: u32 = 0x0100_0000;
 pub(crate) const MARK_OUTSIDER: u32 = 0x0300_0000;
 /// An outer packet of the engine.
 pub(crate) const MARK_OUTER: u32 = 0x0200_0000;
-/// Bytes that the tunnel adds to an inner packet over IPv6, the larger of the two (WireGuard paper section 5.4.6:
-/// 40 IPv6 + 8 UDP + 16 header + 16 tag).
-const OVERHEAD: u32 = 80;
-/// The least MTU that IPv6 can live with (RFC 8200 section 5).
-const MTU_MIN: u32 = 1280;
 
 /// The kernel state of this node.
 pub(crate) struct Kernel {
@@ -83,18 +84,9 @@ pub(crate) struct Kernel {
     /// When routes may be looked at next.
     routes_after: Option<Instant>,
     bridges: Bridges,
-}
-
-/// The link that peers reach this node at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Underlay {
-    pub(crate) link: String,
-    pub(crate) addresses: BTreeSet<IpAddr>,
-    /// The link's own MTU in bytes. The mesh's device has the same, so that the kernel hands on whatever pods send and
-    /// the data path makes it fit.
-    pub(crate) mtu: u32,
-    /// The longest inner packet that fits the link, in bytes.
-    pub(crate) mesh_mtu: u32,
+    news: News,
+    /// A link or an address changed since the mesh's device was seen to be right.
+    device_due: bool,
 }
 
 /// A wish as far as it could be fulfilled.
@@ -130,6 +122,8 @@ impl Kernel {
             quick_after: None,
             routes_after: None,
             bridges: Bridges::default(),
+            news: News::open()?,
+            device_due: true,
         })
     }
 
@@ -137,24 +131,6 @@ impl Kernel {
     /// ([`put_back_sysctls`]).
     pub(crate) fn remember_sysctls_in(&mut self, file: PathBuf) {
         self.bridges = Bridges::kept_in(file);
-    }
-
-    /// The link of this name, or the one that the default route leaves by.
-    pub(crate) async fn underlay(&mut self, name: Option<&str>) -> anyhow::Result<Underlay> {
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => default_route_link()?,
-        };
-        let found = link::by_name(&self.handle, &name).await?;
-        let found = found.ok_or_else(|| anyhow!("there is no link {name}: name the right one with --underlay-link"))?;
-        let (index, mtu) = link::index_and_mtu(&found);
-        let addresses = link::addresses(&self.handle, index).await?;
-        if addresses.is_empty() {
-            bail!("{name} has no address that peers could reach");
-        }
-        self.own.clone_from(&addresses);
-        let mesh_mtu = mtu.saturating_sub(OVERHEAD).max(MTU_MIN);
-        Ok(Underlay { link: name, addresses, mtu: mtu.max(MTU_MIN), mesh_mtu })
     }
 
     /// Makes the TUN device (which must exist) and the policy rules ready; safe to repeat.
@@ -178,7 +154,8 @@ impl Kernel {
         link::bring_up(&self.handle, index, mtu).await?;
         // What the node masquerades into the mesh (a NodePort whose pod is elsewhere) takes an address of the device it leaves by,
         // or where that has none, any of the node's, of IPv6 the most alike: a pod network's gateway, who has no key.
-        link::hold_addresses(&self.handle, index, &self.own).await?;
+        address::give(&self.handle, index, &self.own).await?;
+        address::take_others(&self.handle, index, &self.own).await?;
         route::ensure_rules(&self.handle, &self.families).await?;
         Ok(())
     }
@@ -217,7 +194,7 @@ impl Kernel {
         let routes = self.usable_routes(desired);
         let held = match &before_routes {
             Some(held) => held.iter().map(|r| ((r.table, r.prefix), Some(r.target))).collect(),
-            None => route::held_routes(&self.handle, &self.families, self.tun_index).await?,
+            None => self.held_routes().await?,
         };
         let steps = plan::route_steps(&routes, &held);
         for route in &steps.before {
@@ -350,35 +327,18 @@ impl Kernel {
     pub(crate) async fn remove_everything(&mut self) -> anyhow::Result<()> {
         (self.routes, self.filter, self.standing) = (None, None, Standing::default());
         route::remove_rules(&self.handle, &self.families).await?;
-        let held = route::held_routes(&self.handle, &self.families, self.tun_index).await?;
+        let held = self.held_routes().await?;
         self.remove(&plan::route_steps(&BTreeSet::new(), &held).gone).await?;
         nft::apply(&(filter::nothing() + &::policy::nft::nothing() + &trace::nothing())).await?;
         link::remove(&self.handle, &self.fixed.tun).await
     }
 
+    /// Our routes as the kernel has them.
+    async fn held_routes(&self) -> anyhow::Result<Held> {
+        route::held_routes(&self.handle, &self.families, (self.tun_index, &self.own)).await
+    }
+
     fn has_v6(&self) -> bool {
         self.families.contains(&IpVersion::V6)
     }
-}
-
-/// The link of the default route with the lowest metric, IPv4 first (proc(5), /proc/net/route and ipv6_route).
-fn default_route_link() -> anyhow::Result<String> {
-    let v4 = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let default4 = v4
-        .lines()
-        .skip(1)
-        .map(fields)
-        .find(|f| f.get(1).is_some_and(|d| d == "00000000") && f.get(7).is_some_and(|mask| mask == "00000000"));
-    if let Some(name) = default4.and_then(|f| f.first().cloned()) {
-        return Ok(name);
-    }
-    let v6 = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
-    let default6 = v6
-        .lines()
-        .map(fields)
-        .find(|f| f.get(1).is_some_and(|length| length == "00") && f.last().is_some_and(|link| link != "lo"));
-    default6
-        .and_then(|f| f.last().cloned())
-        .context("there is no default route: name the link that peers reach with --underlay-link")
 }

@@ -137,29 +137,34 @@ async fn add_rule(handle: &Handle, family: &IpVersion, rule: Rule) -> anyhow::Re
     added.with_context(|| format!("cannot add the policy rule at priority {}", rule.priority))
 }
 
-/// The routes of our tables as the kernel has them.
+/// The routes of our tables as the kernel has them; of one that leads elsewhere than we would have it, or with another source,
+/// no target.
+pub(super) type Held = BTreeMap<RouteKey, Option<RouteTarget>>;
+
+/// The routes of our tables, of which those into the mesh lead to this device and bear one of these sources.
 pub(super) async fn held_routes(
     handle: &Handle,
     families: &[IpVersion],
-    tun: u32,
-) -> anyhow::Result<BTreeMap<RouteKey, Option<RouteTarget>>> {
+    (tun, own): (u32, &BTreeSet<IpAddr>),
+) -> anyhow::Result<Held> {
     let mut held = BTreeMap::new();
     for family in families {
-        let query = match family {
-            IpVersion::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            IpVersion::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        // whatever else is in it the kernel takes for what is wanted
+        let mut query = RouteMessage::default();
+        query.header.address_family = match family {
+            IpVersion::V4 => AddressFamily::Inet,
+            IpVersion::V6 => AddressFamily::Inet6,
         };
         let all: Vec<RouteMessage> =
             handle.route().get(query).execute().try_collect().await.context("cannot list routes")?;
-        held.extend(all.iter().filter_map(|message| read(message, tun)));
+        held.extend(all.iter().filter_map(|message| read(message, tun, own)));
     }
     Ok(held)
 }
 
-/// A route of one of our tables; its target is `None` when it leads elsewhere than we would have it.
-fn read(message: &RouteMessage, tun: u32) -> Option<(RouteKey, Option<RouteTarget>)> {
+fn read(message: &RouteMessage, tun: u32, own: &BTreeSet<IpAddr>) -> Option<(RouteKey, Option<RouteTarget>)> {
     let mut table = u32::from(message.header.table);
-    let (mut destination, mut oif) = (None, None);
+    let (mut destination, mut oif, mut source) = (None, None, None);
     for attribute in &message.attributes {
         if let RouteAttribute::Table(id) = attribute {
             table = *id;
@@ -169,6 +174,10 @@ fn read(message: &RouteMessage, tun: u32) -> Option<(RouteKey, Option<RouteTarge
             destination = Some(IpAddr::V6(*ip));
         } else if let RouteAttribute::Oif(index) = attribute {
             oif = Some(*index);
+        } else if let RouteAttribute::PrefSource(RouteAddress::Inet(ip)) = attribute {
+            source = Some(IpAddr::V4(*ip));
+        } else if let RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) = attribute {
+            source = Some(IpAddr::V6(*ip));
         }
     }
     let table = [RouteTable::Pods, RouteTable::Nodes].into_iter().find(|t| table_id(*t) == table)?;
@@ -177,7 +186,7 @@ fn read(message: &RouteMessage, tun: u32) -> Option<(RouteKey, Option<RouteTarge
     let prefix = IpNet::new(destination.unwrap_or(unspecified), message.header.destination_prefix_length).ok()?;
     let target = if message.header.kind == RouteType::Throw {
         Some(RouteTarget::Main)
-    } else if message.header.kind == RouteType::Unicast && oif == Some(tun) {
+    } else if message.header.kind == RouteType::Unicast && oif == Some(tun) && source == source_of(prefix, own) {
         Some(RouteTarget::Mesh)
     } else {
         None
@@ -185,7 +194,11 @@ fn read(message: &RouteMessage, tun: u32) -> Option<(RouteKey, Option<RouteTarge
     Some(((table, prefix), target))
 }
 
-/// `own` are the node's addresses: what its own programs send into the mesh must bear one that its identity has.
+/// What the node's own programs send into the mesh bears this address of the node, which its identity has.
+fn source_of(prefix: IpNet, own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    own.iter().find(|ip| ip.is_ipv4() == prefix.addr().is_ipv4()).copied()
+}
+
 fn message(route: &Route, tun: u32, own: &BTreeSet<IpAddr>) -> anyhow::Result<RouteMessage> {
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(route.prefix.network(), route.prefix.prefix_len())
@@ -196,9 +209,8 @@ fn message(route: &Route, tun: u32, own: &BTreeSet<IpAddr>) -> anyhow::Result<Ro
         RouteTarget::Mesh => builder.output_interface(tun),
         RouteTarget::Main => builder.kind(RouteType::Throw),
     };
-    let source = own.iter().find(|ip| ip.is_ipv4() == route.prefix.addr().is_ipv4());
-    if let (RouteTarget::Mesh, Some(source)) = (route.target, source) {
-        builder = builder.pref_source(*source).with_context(|| format!("{source} is no source"))?;
+    if let (RouteTarget::Mesh, Some(source)) = (route.target, source_of(route.prefix, own)) {
+        builder = builder.pref_source(source).with_context(|| format!("{source} is no source"))?;
     }
     Ok(builder.build())
 }

@@ -10,6 +10,7 @@ mod refused;
 mod report;
 mod trace;
 mod trust;
+mod underlay;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ use self::policies::PolicyState;
 use self::refused::Refused;
 use self::trace::Trace;
 use self::trust::Trust;
+use self::underlay::Following;
 
 /// How often is looked after what nobody announces: tombstones, key turns, somebody else's hands on our kernel state.
 const ROUND: Duration = Duration::from_millis(500);
@@ -75,6 +77,7 @@ pub(crate) struct Node {
     guard: GuardStore,
     kernel: Kernel,
     underlay: Underlay,
+    following: Following,
     data: datapath::Handle,
     publisher: Box<dyn Publish>,
     install: Option<Install>,
@@ -188,6 +191,7 @@ impl Node {
             guard,
             kernel,
             underlay,
+            following: Following::new(Instant::now()),
             data,
         };
         Ok((node, events))
@@ -215,6 +219,7 @@ impl Node {
                 Some(asked) = inputs.cni.recv() => self.take_cni(asked).await,
                 Some(asked) = inputs.admin.recv() => admin.push(asked),
                 Some(event) = inputs.data.recv() => self.take_data(event).await,
+                () = self.kernel.news() => self.follow_underlay(true).await,
                 _ = round.tick() => self.go_round().await,
                 _ = glance.tick() => {
                     if !self.kernel.is_disturbed() {

@@ -165,6 +165,7 @@ impl Node {
         self.welcome_pods();
         self.tell_refused().await;
         self.forget_trace().await;
+        self.follow_underlay(false).await;
         self.put_back().await;
     }
 

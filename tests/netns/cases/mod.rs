@@ -27,6 +27,7 @@ mod policy_told;
 mod policy_world;
 mod start;
 mod stock;
+mod underlay;
 mod wire;
 
 /// A case: its name, which carries the identifiers of what it shows, and what it runs.
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Case> {
     all.extend_from_slice(policy_world::CASES);
     all.extend_from_slice(start::CASES);
     all.extend_from_slice(stock::CASES);
+    all.extend_from_slice(underlay::CASES);
     all.extend_from_slice(wire::CASES);
     all
 }

@@ -18,6 +18,7 @@ use crate::pair::Pair;
 use crate::session::{Epochs, Session};
 use crate::session_key::Renewal;
 use crate::shard::Foreign;
+use crate::transmit::TRANSMITS_MAX;
 use crate::waiting::Entry;
 
 /// The longest packet that fits into a UDP datagram over IPv4: 65,535 less the IP and UDP headers and our own.
@@ -121,6 +122,15 @@ impl<L: Clone + Ord + Debug, P: Clone + Ord + Hash + Debug> Engine<L, P> {
             self.start_handshakes(pair, now);
         }
         Ok(())
+    }
+
+    /// An address of ours went: whoever has a session learns where we are by an empty message, and not only by our next packet.
+    /// Of more than [`TRANSMITS_MAX`] the others wait for that, or for whoever tells them our endpoints.
+    pub fn handle_move(&mut self, now: Instant) {
+        let live = self.sessions.iter().filter(|(_, session)| session.is_established(now)).map(|(slot, _)| slot);
+        for slot in live.take(TRANSMITS_MAX).collect::<Vec<_>>() {
+            self.send_keepalive(slot, now);
+        }
     }
 
     /// Remembers a session that worked and ends because one of its two names goes, as opposed to a key of several.

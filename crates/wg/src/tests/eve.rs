@@ -233,6 +233,25 @@ fn pc_24_roaming_follows_the_newest_authentic_packet_only() {
     assert_eq!(world.wire.back().unwrap().to, moved);
 }
 
+/// Who moves and has nothing to say tells so all the same, once, and needs no handshake.
+#[test]
+fn who_moves_says_so_before_anybody_sends() {
+    let mut world = established();
+    let moved = SocketAddr::from(([198, 51, 100, 7], 4711));
+    let (before, now) = (world.kinds().len(), world.now);
+    world.node("alice").at = moved;
+    world.node("alice").engine.handle_move(now);
+    world.run();
+    assert_eq!(world.kinds()[before..], [4]);
+    assert_eq!(world.node("bob").engine.endpoint(&"alice"), Some(moved));
+    // without a session there is nobody to tell
+    world.restart("alice");
+    let now = world.now;
+    world.node("alice").engine.handle_move(now);
+    world.run();
+    assert_eq!(world.kinds().len(), before + 1);
+}
+
 #[test]
 fn roaming_across_families_by_handshake() {
     let mut world = established();
