@@ -11,8 +11,8 @@ use identity::{
 };
 use plan::view::{Event, MeshNode, Object, Pod, ReportedAttachment, RequestedKey};
 use plan::{
-    BoundKey, ClusterView, Desired, Here, LocalAttachment, PeerName, RouteTable, RouteTarget, Standing, engine_peers,
-    engine_suite,
+    BoundKey, BoundKeys, ClusterView, Desired, Here, LocalAttachment, PeerName, RouteTable, RouteTarget, Standing,
+    engine_peers, engine_suite,
 };
 use wg::{Engine, LocalConfig, LocalKey, PublicKey};
 
@@ -251,7 +251,7 @@ impl Node {
             root_namespace: ROOT_NAMESPACE.to_owned(),
             addresses: BTreeSet::from([self.at.ip()]),
             attachments: self.attachments.iter().map(local).collect(),
-            keys: self.daemon.as_ref().map(|daemon| daemon.keys(wall)).unwrap_or_default(),
+            keys: self.daemon.as_ref().map(|daemon| daemon.keys(wall)).unwrap_or_default().into(),
         }
     }
 
@@ -342,7 +342,7 @@ impl Daemon {
         }
     }
 
-    fn keys(&self, wall: UnixTime) -> BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>> {
+    fn keys(&self, wall: UnixTime) -> BoundKeys {
         let standing = |epochs: &BTreeMap<Epoch, Known>| -> BTreeMap<Epoch, BoundKey> {
             epochs.iter().filter(|(_, known)| known.1 >= wall).map(|(epoch, known)| (*epoch, known.0)).collect()
         };

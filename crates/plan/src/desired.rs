@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use identity::{Epoch, NodeName, SpiffeId, Suite, TrustDomain};
 use ipnet::IpNet;
@@ -27,9 +28,12 @@ pub struct Here {
     pub addresses: BTreeSet<IpAddr>,
     /// Attached workloads, oldest first: where two hold one address, the younger has it and the other's pin loses it.
     pub attachments: Vec<LocalAttachment>,
-    /// Verified public keys of everybody, by epoch.
-    pub keys: BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>>,
+    /// Verified public keys of everybody. There are thousands, and they are asked for far more often than they change.
+    pub keys: Arc<BoundKeys>,
 }
+
+/// Verified public keys by whose they are and by epoch.
+pub type BoundKeys = BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>>;
 
 /// What a verified binding says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -42,8 +42,8 @@ mod world;
 
 pub use assign::{Assigner, Assignments, Refusal, RefusalReason};
 pub use desired::{
-    BoundKey, Desired, Filter, Here, LocalAttachment, LocalIdentity, PeerName, Pin, RemoteIdentity, Route, RouteTable,
-    RouteTarget, Standing,
+    BoundKey, BoundKeys, Desired, Filter, Here, LocalAttachment, LocalIdentity, PeerName, Pin, RemoteIdentity, Route,
+    RouteTable, RouteTarget, Standing,
 };
 pub use diff::{RouteKey, RouteSteps, route_steps, steps};
 pub use engine::{engine_peers, engine_suite, named_suite};

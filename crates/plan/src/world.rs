@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use identity::{Epoch, NodeName, SpiffeId, Suite, UnixTime};
 use policy::{Labels, Mode, PeerAuthentication};
 
 use crate::assign::{Assigner, Assignments};
-use crate::desired::{BoundKey, Desired, Here, LocalAttachment, PeerName, Standing};
+use crate::desired::{BoundKey, BoundKeys, Desired, Here, LocalAttachment, PeerName, Standing};
 use crate::path::{Fate, Origin, Packet, Ports, Site, follow};
 use crate::view::{
     ClusterView, Event, MeshNode, Namespace, Node, Object, ObjectKey, Pod, ReportedAttachment, RequestedKey,
@@ -109,7 +110,7 @@ pub(crate) fn some_instant() -> Instant {
 enum Entry {
     Event(Event),
     /// Bindings, as everybody verifies them for himself.
-    Keys(BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>>),
+    Keys(Arc<BoundKeys>),
 }
 
 pub(crate) struct TestNode {
@@ -155,7 +156,7 @@ impl Cluster {
                 root_namespace: ROOT.to_owned(),
                 addresses: BTreeSet::from([ip(&format!("192.0.2.{index}"))]),
                 attachments: vec![],
-                keys: BTreeMap::new(),
+                keys: Arc::default(),
             };
             let (view, desired) = (ClusterView::default(), Desired::default());
             cluster.nodes.insert(node(&name), TestNode { view, here, desired, read: 0, reported: None });
@@ -202,7 +203,7 @@ impl Cluster {
         self.read = (self.read + count).min(self.log.len());
         let Some(out) = self.assigner.handle_view(&self.view, &self.revoked, self.now) else { return };
         if out.grants != self.published.grants {
-            let mut keys: BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>> = BTreeMap::new();
+            let mut keys = BoundKeys::new();
             for (node, granted) in &out.grants {
                 for key in granted {
                     let peer = PeerName { node: node.clone(), identity: key.identity.clone() };
@@ -210,7 +211,7 @@ impl Cluster {
                     keys.entry(peer).or_default().insert(key.epoch, bound);
                 }
             }
-            self.log.push(Entry::Keys(keys));
+            self.log.push(Entry::Keys(keys.into()));
         }
         for slice in out.slices_in_order() {
             if self.published.slices.get(&slice.node) != Some(slice) {

@@ -34,6 +34,7 @@ impl Controller {
                 let identity: SpiffeId = text("identity").context("name the identity")?.parse()?;
                 let revoked = text("verb") == Some("revoke");
                 let changed = self.registry.set_revoked(identity, revoked);
+                self.behind |= changed;
                 self.write_registry()?;
                 Ok(json!({"changed": changed}))
             }

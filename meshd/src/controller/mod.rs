@@ -37,6 +37,9 @@ const REGISTRY: Kind = Kind {
 };
 /// How often the issuer's own certificate is looked at, and bindings that end are renewed.
 const ROUND: Duration = Duration::from_secs(10);
+/// How often is published anew what may follow from nothing but the time: a key whose epoch was too early to be bound. With
+/// thousands of pods all of it takes a tenth of a second of a core.
+const WHOLE_LOOK: Duration = Duration::from_secs(60);
 /// Changes taken in before the next answer: a burst is answered once.
 const BURST_MAX: usize = 256;
 
@@ -61,6 +64,8 @@ pub(crate) struct Controller {
     issued: Issued,
     outside: Outside,
     published: BTreeSet<NodeName>,
+    /// What is published does not follow yet from what is known.
+    behind: bool,
     held_slices: BTreeMap<NodeName, plan::view::EndpointSlice>,
     _lock: DirLock,
 }
@@ -99,6 +104,7 @@ impl Controller {
             issued: Issued::default(),
             outside: Outside::default(),
             published: BTreeSet::new(),
+            behind: false,
             held_slices: BTreeMap::new(),
             issuer: parts.issuer,
             publisher: parts.publisher,
@@ -119,18 +125,14 @@ impl Controller {
         let lost = lead.hold();
         tokio::pin!(stop, lost);
         let mut round = tokio::time::interval(ROUND);
-        let mut due: Option<Instant> = None;
+        let mut due = Instant::now() + WHOLE_LOOK;
         loop {
-            let wake = due.map(tokio::time::Instant::from_std);
-            let sleep = async {
-                if let Some(at) = wake { tokio::time::sleep_until(at).await } else { std::future::pending().await }
-            };
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 lost = &mut lost => return Err(lost),
                 event = source.events.recv() => self.take_event(event.context("the cluster is not watched any more")?),
                 Some(asked) = admin.recv() => self.answer(asked),
-                () = sleep => {}
+                () = tokio::time::sleep_until(due.into()) => {}
                 _ = round.tick() => self.go_round(lead).await?,
             }
             for _ in 0..BURST_MAX {
@@ -145,7 +147,11 @@ impl Controller {
                     Err(error) => tracing::error!(error = format!("{error:#}"), "The controller's state is not kept"),
                 }
             }
-            due = self.publish_all();
+            if self.behind || Instant::now() >= due {
+                self.behind = false;
+                let next = Instant::now() + WHOLE_LOOK;
+                due = self.publish_all().map_or(next, |due| due.min(next));
+            }
         }
     }
 
@@ -165,6 +171,7 @@ impl Controller {
             None => tracing::info!("The API server holds nodes to their own reports again"),
         }
         self.unvouched = fault;
+        self.behind = true;
         for name in self.refused_claims.keys().cloned().collect::<Vec<_>>() {
             if let Some(node) = self.raw.get(&name).cloned() {
                 self.take_node(node);
@@ -209,9 +216,13 @@ impl Controller {
                         self.refused_claims.remove(&name);
                         self.issued.forget_answer(&name);
                         self.forget_absent();
+                        self.behind = true;
                     }
                     // somebody removed our word: it is published anew
-                    "MeshEndpointSlice" => self.issued.forget_slice(&name),
+                    "MeshEndpointSlice" => {
+                        self.issued.forget_slice(&name);
+                        self.behind = true;
+                    }
                     _ => {}
                 }
                 ViewEvent::Delete(key)
@@ -221,8 +232,9 @@ impl Controller {
     }
 
     fn view_handle(&mut self, event: ViewEvent) {
-        if let Err(error) = self.view.handle(event) {
-            tracing::warn!(%error, "An object is left out");
+        match self.view.handle(event) {
+            Ok(changed) => self.behind |= changed,
+            Err(error) => tracing::warn!(%error, "An object is left out"),
         }
     }
 
@@ -235,6 +247,7 @@ impl Controller {
             self.raw.insert(name, node);
             return;
         }
+        self.behind = true;
         match self.admit(&name, &node.spec) {
             Ok(()) => {
                 self.refused_claims.remove(&name);
@@ -293,7 +306,7 @@ impl Controller {
         Ok(store::save(&self.registry_path, REGISTRY, "controller", &self.registry)?)
     }
 
-    /// Publishes what follows from the view; returns when to look again. Bindings go out in the slices that rest on them
+    /// Publishes what follows from the view; returns when to look again. What could not be published is left behind. Bindings go out in the slices that rest on them
     /// (decision 0024), and slices in the order of their revisions: who has seen one has seen all before it.
     fn publish_all(&mut self) -> Option<Instant> {
         if !self.view.is_synced() {
@@ -324,13 +337,13 @@ impl Controller {
             let uid = self.view.mesh_nodes.get(node).map(|n| n.uid.clone()).unwrap_or_default();
             self.issued.follow(self.issuer.as_ref(), (node, &uid), keys, self.period, wall());
             if let Err(error) = self.publish_status(node, keys, refused, Timestamp::now()) {
-                tracing::error!(%node, error = format!("{error:#}"), "A node cannot be answered");
+                self.fall_behind(node, "A node cannot be answered", &error);
             }
         }
         self.answer_strangers();
         for slice in assignments.slices_in_order() {
             if let Err(error) = self.publish_slice(slice) {
-                tracing::error!(node = %slice.node, error = format!("{error:#}"), "An endpoint slice cannot be published");
+                self.fall_behind(&slice.node, "An endpoint slice cannot be published", &error);
             }
         }
         let gone: Vec<_> =
@@ -338,7 +351,7 @@ impl Controller {
         for name in gone {
             match self.publisher.delete_slice(&name.0) {
                 Ok(()) => drop(self.published.remove(&name)),
-                Err(error) => tracing::error!(node = %name, error = format!("{error:#}"), "A slice cannot be removed"),
+                Err(error) => self.fall_behind(&name, "A slice cannot be removed", &error),
             }
         }
         due
@@ -350,9 +363,15 @@ impl Controller {
         let strangers: Vec<_> = self.refused_claims.keys().filter(|name| !joined.contains_key(name)).cloned().collect();
         for name in strangers {
             if let Err(error) = self.publish_status(&name, &[], Vec::new(), Timestamp::now()) {
-                tracing::error!(node = %name, error = format!("{error:#}"), "A node cannot be answered");
+                self.fall_behind(&name, "A node cannot be answered", &error);
             }
         }
+    }
+
+    /// Tells what could not be published; it is tried again with the next change, or in the next round.
+    fn fall_behind(&mut self, node: &NodeName, what: &str, error: &anyhow::Error) {
+        self.behind = true;
+        tracing::error!(%node, error = format!("{error:#}"), "{what}");
     }
 
     fn publish_slice(&mut self, slice: &plan::view::EndpointSlice) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::elements::Elements;
 use super::listing::Listing;
-use super::{Kernel, address, generation, link, route};
+use super::{Kernel, address, link, nfnetlink, route};
 
 /// Of this many looks one reads the pins although no rule has changed: a link that goes takes its chain along silently.
 const FULL_LOOK: u32 = 8;
@@ -28,7 +28,7 @@ impl Kernel {
             return true;
         }
         let is_known = self.generation.is_some() && is_after(self.quick_after);
-        is_known && generation::read().is_ok_and(|now| self.generation != Some(now))
+        is_known && nfnetlink::generation().is_ok_and(|now| self.generation != Some(now))
     }
 
     /// What somebody else took away since it was applied; the next [`Self::apply`] then starts from the kernel itself.
@@ -44,7 +44,7 @@ impl Kernel {
         if self.bridges.repair()? {
             drift.push("the settings of bridges");
         }
-        let generation = generation::read()?;
+        let generation = nfnetlink::generation()?;
         self.looks = self.looks.wrapping_add(1);
         // both are told of; a look beside that finds what was not
         if self.device_due || self.looks.is_multiple_of(DEVICE_LOOK) {

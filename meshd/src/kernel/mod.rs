@@ -9,11 +9,11 @@ mod drift;
 mod elements;
 mod filter;
 mod flows;
-mod generation;
 mod guard;
 mod link;
 mod listing;
 mod news;
+mod nfnetlink;
 mod nft;
 mod pin;
 mod policy;
@@ -282,12 +282,17 @@ impl Kernel {
     }
 
     /// Packets that policies refused since their rules are there.
-    pub(crate) async fn policy_refused(&self) -> anyhow::Result<u64> {
+    pub(crate) fn policy_refused(&self) -> anyhow::Result<u64> {
         if self.rules.is_empty() {
             return Ok(0);
         }
-        let counts = counters::counts().await?;
-        Ok(["outbound_denied", "inbound_denied"].iter().filter_map(|name| counts.get(*name)).map(|(n, _)| n).sum())
+        let mut packets = 0;
+        for version in &self.families {
+            for counter in ["outbound_denied", "inbound_denied"] {
+                packets += nfnetlink::counted(version, ::policy::nft::TABLE, counter)?.unwrap_or(0);
+            }
+        }
+        Ok(packets)
     }
 
     /// The flows of them that are remembered.

@@ -250,12 +250,15 @@ impl Node {
 
     /// Computes the whole wish, makes it so where it changed, and reports.
     async fn reconcile(&mut self) {
-        let Some(here) = self.here() else { return self.answer_waiting() };
+        self.trust.remember_keys(wall());
+        let Some(mut here) = self.here() else { return self.answer_waiting() };
         if !self.view.is_synced() {
             return self.answer_waiting();
         }
-        self.follow_patience(&here);
-        let from = (self.view_number, self.here().unwrap_or(here));
+        if self.follow_patience(&here) {
+            here = self.here().unwrap_or(here);
+        }
+        let from = (self.view_number, here);
         let before = self.desired.take();
         // most rounds nothing is new, and a large cluster's wish takes long to compute
         let same = before.is_some() && self.follows_from.as_ref() == Some(&from);
@@ -316,15 +319,19 @@ impl Node {
         })
     }
 
-    /// Follows how far each workload is, so that one that was reachable in clear text goes in after its senders.
-    fn follow_patience(&mut self, here: &Here) {
+    /// Follows how far each workload is, so that one that was reachable in clear text goes in after its senders; true when
+    /// that changed for one.
+    fn follow_patience(&mut self, here: &Here) -> bool {
+        let mut changed = false;
         let mut keys: Vec<_> = self.attachments.records().iter().map(|(k, a)| (a.order, k.clone())).collect();
         keys.sort();
         for ((_, key), attachment) in keys.into_iter().zip(&here.attachments) {
-            self.patient.insert(key, Standing::of(&self.view, here, attachment).is_patient_after());
+            let is_patient = Standing::of(&self.view, here, attachment).is_patient_after();
+            changed |= self.patient.insert(key, is_patient).unwrap_or(false) != is_patient;
         }
         let records = self.attachments.records();
         self.patient.retain(|key, _| records.contains_key(key));
+        changed
     }
 
     /// After a restart, shakes hands again with whoever this node talked to, so that nobody waits for a packet.

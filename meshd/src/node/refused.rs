@@ -100,7 +100,7 @@ pub(super) fn protocol_number(text: &str) -> Option<u8> {
 impl Node {
     /// Tells of flows that were refused since the last look: one line each, with both identities, the policy and the rule.
     pub(super) async fn tell_refused(&mut self) {
-        match self.kernel.policy_refused().await {
+        match self.kernel.policy_refused() {
             Ok(packets) if packets == self.refused.packets => return,
             Ok(packets) => self.refused.packets = packets,
             Err(error) => return tracing::debug!(%error, "Counters cannot be read"),

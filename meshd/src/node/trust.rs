@@ -1,12 +1,13 @@
 //! What this node believes: the bundle behind its pinned root, bindings and slices that the bundle's key signed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use identity::{
     CLOCK_SKEW, Epoch, Fingerprint, NodeName, SignedBinding, SpiffeId, Suite, TrustBundle, TrustDomain, UnixTime,
     Verifier,
 };
-use plan::{BoundKey, PeerName};
+use plan::{BoundKey, BoundKeys, PeerName};
 use ring::digest::{self, Digest, SHA256};
 
 use crate::cluster::api;
@@ -21,6 +22,19 @@ struct Known {
     digest: Digest,
 }
 
+/// The keys of all bindings that stand from one time until another.
+struct Standing {
+    keys: Arc<BoundKeys>,
+    from: UnixTime,
+    until: UnixTime,
+}
+
+impl Standing {
+    fn is_for(&self, wall: UnixTime) -> bool {
+        (self.from..=self.until).contains(&wall)
+    }
+}
+
 /// Verified statements of the issuer, and why others were not believed.
 pub(super) struct Trust {
     /// The root that is believed; `None` until the API server names it, where that vouches for its objects.
@@ -28,12 +42,14 @@ pub(super) struct Trust {
     bundle: Option<(TrustBundle, Verifier)>,
     floor: FloorStore,
     bindings: BTreeMap<PeerName, BTreeMap<Epoch, Known>>,
+    /// What follows from the bindings, as far as it was asked for since they changed.
+    standing: Option<Standing>,
     refusals: BTreeMap<NodeName, Vec<String>>,
 }
 
 impl Trust {
     pub(super) fn new(pinned: Option<Fingerprint>, floor: FloorStore) -> Self {
-        Self { pinned, bundle: None, floor, bindings: BTreeMap::new(), refusals: BTreeMap::new() }
+        Self { pinned, bundle: None, floor, bindings: BTreeMap::new(), standing: None, refusals: BTreeMap::new() }
     }
 
     /// Takes a bundle if its root is the pinned one, or the first one where none is pinned yet; true when another one is
@@ -48,6 +64,7 @@ impl Trust {
         if changed {
             // what another bundle proved is to be proved by this one
             self.bindings.clear();
+            self.standing = None;
         }
         self.bundle = Some((bundle, verifier));
         Ok(changed)
@@ -56,6 +73,7 @@ impl Trust {
     /// Replaces what is known of one node's keys by these bindings, each verified; `uid` is the node's own word.
     pub(super) fn handle_bindings(&mut self, (node, uid): (&NodeName, &str), texts: &[&str], wall: UnixTime) {
         let Some((_, verifier)) = &self.bundle else { return };
+        self.standing = None;
         let mut refused = Vec::new();
         let own = |peer: &PeerName| peer.node == *node;
         let before: BTreeMap<_, _> = self.bindings.extract_if(.., |peer, _| own(peer)).collect();
@@ -90,6 +108,7 @@ impl Trust {
     /// Forgets a node that is gone.
     pub(super) fn handle_node_gone(&mut self, node: &NodeName) {
         self.bindings.retain(|peer, _| peer.node != *node);
+        self.standing = None;
         self.refusals.remove(node);
     }
 
@@ -98,8 +117,27 @@ impl Trust {
         self.bundle.as_ref().is_some_and(|(_, verifier)| slice.is_signed_by(verifier))
     }
 
-    /// Public keys of every (node, identity) whose binding stands at this time.
-    pub(super) fn keys(&self, wall: UnixTime) -> BTreeMap<PeerName, BTreeMap<Epoch, BoundKey>> {
+    /// Public keys of every (node, identity) whose binding stands at this time: thousands, but the same while no binding comes
+    /// or ends.
+    pub(super) fn keys(&self, wall: UnixTime) -> Arc<BoundKeys> {
+        match &self.standing {
+            Some(held) if held.is_for(wall) => Arc::clone(&held.keys),
+            _ => Arc::new(self.keys_at(wall)),
+        }
+    }
+
+    /// Has [`Self::keys`] cost nothing until a binding comes or ends.
+    pub(super) fn remember_keys(&mut self, wall: UnixTime) {
+        if self.standing.as_ref().is_some_and(|held| held.is_for(wall)) {
+            return;
+        }
+        let keys = self.keys(wall);
+        let ends = self.bindings.values().flat_map(BTreeMap::values).map(|known| known.not_after);
+        let until = ends.filter(|end| *end >= wall).min().unwrap_or(UnixTime(u64::MAX));
+        self.standing = Some(Standing { keys, from: wall, until });
+    }
+
+    fn keys_at(&self, wall: UnixTime) -> BoundKeys {
         let standing = |epochs: &BTreeMap<Epoch, Known>| -> BTreeMap<Epoch, BoundKey> {
             epochs.iter().filter(|(_, k)| k.not_after >= wall).map(|(epoch, k)| (*epoch, k.key)).collect()
         };

@@ -76,7 +76,7 @@ fn world(mode: Mode, remote: Endpoint) -> (ClusterView, Here) {
         root_namespace: world::ROOT.into(),
         addresses: BTreeSet::from([ip("192.0.2.1")]),
         attachments: vec![attachment],
-        keys: BTreeMap::from([(peer, BTreeMap::from([(Epoch(1), bound([9; 32]))]))]),
+        keys: BTreeMap::from([(peer, BTreeMap::from([(Epoch(1), bound([9; 32]))]))]).into(),
     };
     (view, here)
 }
@@ -123,7 +123,7 @@ fn an_address_nobody_speaks_for_is_not_sent_to_in_clear() {
 #[test]
 fn f2_without_a_binding_the_peer_stays_and_has_no_key() {
     let (view, mut here) = world(Mode::Permissive, endpoint(Some(web()), true));
-    here.keys.clear();
+    here.keys = Arc::default();
     let desired = Desired::of(&view, &here);
     assert_eq!(target(&desired, "10.2.0.7"), Some(RouteTarget::Mesh), "clear text is no answer to a missing key");
     assert!(desired.peers[&PeerName { node: node("n2"), identity: web() }].keys.is_empty());
@@ -391,7 +391,8 @@ fn a_remote_nodes_own_address_is_for_enrolled_workloads_and_needs_its_key() {
     let (mut view, mut here) = world(Mode::Permissive, Endpoint { mode: None, ..endpoint(Some(own.clone()), true) });
     let desired = Desired::of(&view, &here);
     assert!(!desired.routes.iter().any(|r| r.table == RouteTable::Nodes), "routed without a binding");
-    here.keys.insert(PeerName { node: node("n2"), identity: own }, BTreeMap::from([(Epoch(1), bound([3; 32]))]));
+    Arc::make_mut(&mut here.keys)
+        .insert(PeerName { node: node("n2"), identity: own }, BTreeMap::from([(Epoch(1), bound([3; 32]))]));
     let desired = Desired::of(&view, &here);
     assert!(desired.routes.iter().any(|r| r.table == RouteTable::Nodes && r.prefix == ip("10.2.0.7").into()));
     assert!(desired.filter.keyed.is_empty() && desired.filter.keyed_nodes.contains(&ip("10.2.0.7")));

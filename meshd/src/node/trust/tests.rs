@@ -47,9 +47,12 @@ fn bundle(ca: &EmbeddedCa) -> api::MeshTrust {
     api::MeshTrust { metadata: api::Metadata::default(), spec }
 }
 
-/// First bytes of the keys that are believed.
-fn believed(trust: &Trust, wall: UnixTime) -> Vec<u8> {
-    trust.keys(wall).into_values().flat_map(BTreeMap::into_values).map(|bound| bound.public_key[0]).collect()
+/// First bytes of the keys that are believed, whether or not they are remembered.
+fn believed(trust: &mut Trust, wall: UnixTime) -> Vec<u8> {
+    let fresh = trust.keys(wall);
+    trust.remember_keys(wall);
+    assert_eq!(fresh, trust.keys(wall));
+    fresh.values().flat_map(BTreeMap::values).map(|bound| bound.public_key[0]).collect()
 }
 
 #[test]
@@ -59,14 +62,34 @@ fn what_was_verified_stays_believed_and_goes_with_what_carried_it() {
     let (mut trust, text) = (trust(dir.path(), &ca), signed(&ca, 9));
     for _ in 0..2 {
         trust.handle_bindings((&node(), "u2"), &[&text], NOW);
-        assert_eq!(believed(&trust, NOW), [9]);
+        assert_eq!(believed(&mut trust, NOW), [9]);
         assert_eq!(trust.refusals().count(), 0);
     }
-    assert_eq!(believed(&trust, UnixTime(NOW.0 + 101)), Vec::<u8>::new());
+    assert_eq!(believed(&mut trust, UnixTime(NOW.0 + 101)), Vec::<u8>::new());
     trust.handle_bindings((&node(), "u2"), &[&text], UnixTime(NOW.0 + 101));
     assert_eq!(trust.refusals().count(), 1, "it has ended");
     trust.handle_bindings((&node(), "u2"), &[], NOW);
-    assert_eq!((believed(&trust, NOW), trust.refusals().count()), (vec![], 0));
+    assert_eq!((believed(&mut trust, NOW), trust.refusals().count()), (vec![], 0));
+}
+
+#[test]
+fn keys_are_made_out_of_bindings_again_when_one_comes_or_ends_and_then_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = ca(&dir.path().join("ca"));
+    let (mut trust, text) = (trust(dir.path(), &ca), signed(&ca, 9));
+    let is_same = |trust: &mut Trust, before: &Arc<BoundKeys>, second: u64| {
+        trust.remember_keys(UnixTime(NOW.0 + second));
+        Arc::ptr_eq(before, &trust.keys(UnixTime(NOW.0 + second)))
+    };
+    trust.handle_bindings((&node(), "u2"), &[&text], NOW);
+    trust.remember_keys(NOW);
+    let first = trust.keys(NOW);
+    assert_eq!(first.len(), 1);
+    assert!(is_same(&mut trust, &first, 100), "its last second");
+    assert!(!is_same(&mut trust, &first, 101) && trust.keys(UnixTime(NOW.0 + 101)).is_empty(), "it has ended");
+    assert_eq!(believed(&mut trust, NOW), [9], "the clock was put back");
+    trust.handle_node_gone(&node());
+    assert_eq!(believed(&mut trust, NOW), [0; 0]);
 }
 
 #[test]
@@ -85,20 +108,20 @@ fn id_08_a_verified_binding_vouches_for_no_other_text_node_or_bundle() {
     for bad in [foreign.as_str(), &stranger] {
         begin(&mut trust);
         trust.handle_bindings((&node(), "u2"), &[bad], NOW);
-        assert_eq!((believed(&trust, NOW), trust.refusals().count()), (vec![], 1));
+        assert_eq!((believed(&mut trust, NOW), trust.refusals().count()), (vec![], 1));
     }
     // the node was rebuilt, or another node's object carries it
     begin(&mut trust);
     trust.handle_bindings((&node(), "u3"), &[&text], NOW);
-    assert_eq!((believed(&trust, NOW), trust.refusals().count()), (vec![], 1));
+    assert_eq!((believed(&mut trust, NOW), trust.refusals().count()), (vec![], 1));
     begin(&mut trust);
     trust.handle_bindings((&NodeName("n3".to_owned()), "u2"), &[&text], NOW);
-    assert_eq!((believed(&trust, NOW), trust.refusals().count()), (vec![9], 1), "only where it belongs");
+    assert_eq!((believed(&mut trust, NOW), trust.refusals().count()), (vec![9], 1), "only where it belongs");
     // another intermediate of the same name: what the first one signed is to be proved again
     let (floor, _) = FloorStore::open(dir.path(), "u1", Epoch(0));
     let unpinned = Trust { pinned: None, floor, ..trust };
     let mut trust = unpinned;
     assert!(trust.handle_bundle(&bundle(&other), NOW).unwrap());
     trust.handle_bindings((&node(), "u2"), &[&text], NOW);
-    assert_eq!(believed(&trust, NOW), Vec::<u8>::new());
+    assert_eq!(believed(&mut trust, NOW), Vec::<u8>::new());
 }
