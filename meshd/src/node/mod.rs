@@ -86,6 +86,8 @@ pub(crate) struct Node {
     desired: Option<Desired>,
     /// What that follows from: number of the view's changes, and what is known beside it.
     follows_from: Option<(u64, Here)>,
+    /// What the view says of it ([`ClusterView::is_anybody_waited_for`]), which asks every endpoint of the cluster.
+    is_anybody_waited_for: bool,
     observed_revision: u64,
     published: Option<api::MeshNodeSpec>,
     published_at: Instant,
@@ -170,6 +172,7 @@ impl Node {
             patient: BTreeMap::new(),
             desired: None,
             follows_from: None,
+            is_anybody_waited_for: false,
             observed_revision: 0,
             published: None,
             published_at: Instant::now(),
@@ -266,6 +269,9 @@ impl Node {
             Some(desired) if same => (desired, None),
             before => (Desired::of(&self.view, &from.1), before),
         };
+        if !same {
+            self.is_anybody_waited_for = self.view.is_anybody_waited_for();
+        }
         let bound = self.trust.bound(&self.config.node, wall());
         let keys_changed = self.keys.follow(&desired, bound, wall());
         if keys_changed || !(same || before.as_ref().is_some_and(|b| b.locals == desired.locals)) {

@@ -22,7 +22,7 @@ impl Node {
             spec.sequence = last.sequence;
             spec.signature.clone_from(&last.signature);
             let observed = spec.observed_revision;
-            if !self.view.is_anybody_waited_for() {
+            if !self.is_anybody_waited_for {
                 // nobody asks how far this node is: a slice that changes must not make every node of the cluster write
                 spec.observed_revision = last.observed_revision;
             }

@@ -115,16 +115,21 @@ fn five_thousand_pods(cluster: &Cluster) {
         let holder = cluster.kubectl(&path);
         NODES.into_iter().find(|node| holder.split('_').next() == Some(node))
     });
-    // it has taken all of it in when its processor rests
+    // it has taken all of it in when every key is bound and its processor rests
+    let bound = || {
+        let slices = cluster.json(&["get", "meshendpointslices"]);
+        let lists =
+            slices["items"].as_array().expect("a list").iter().map(|slice| slice["spec"]["bindings"].as_array());
+        lists.map(|list| list.map_or(0, Vec::len)).sum::<usize>()
+    };
+    let (bound, _) =
+        eventually("every key is bound", Duration::from_secs(180), || Some(bound()).filter(|n| *n >= keys));
     let rests = || {
         let before = process(cluster, "n1", NODE).1 + process(cluster, leader, CONTROLLER).1;
         std::thread::sleep(Duration::from_secs(3));
         (process(cluster, "n1", NODE).1 + process(cluster, leader, CONTROLLER).1 - before < 0.5).then_some(())
     };
     eventually("Weft has taken it in", Duration::from_secs(180), rests);
-    let slices = cluster.json(&["get", "meshendpointslices"]);
-    let bound = slices["items"].as_array().expect("a list").iter().map(|slice| slice["spec"]["bindings"].as_array());
-    let bound: usize = bound.map(|list| list.map_or(0, Vec::len)).sum();
     eprintln!(
         "figure: {bound} keys bound, of {keys} asked for in the name of {nodes} nodes, and those of the two that run"
     );

@@ -26,7 +26,7 @@ def thread_work(share, of):
         assert answer.status in (200, 201, 409), (method, path, answer.status, text[:300])
 
     for i in range(share, nodes, of):
-        cidrs = ["10.%d.%d.0/24" % (100 + i // 256, i % 256), "fd99:0:0:%x::/64" % i]
+        cidrs = ["10.%d.%d.0/24" % (100 + i // 256, i % 256), "fd99:0:0:%x::/64" % (i + 1)]
         send("POST", core + "/nodes", {"metadata": {"name": "scale-%d" % i}, "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs}})
         address = [{"type": "InternalIP", "address": "172.20.%d.%d" % (i // 250, i % 250 + 1)}]
         send("PATCH", core + "/nodes/scale-%d/status" % i, {"status": {"addresses": address}}, "merge-patch+json")
@@ -36,7 +36,7 @@ def thread_work(share, of):
         spec = {"nodeName": "scale-%d" % node, "automountServiceAccountToken": False, "containers": [{"name": "main", "image": "x"}]}
         send("POST", path, {"metadata": {"name": name, "labels": {"app": "app-%d" % (i % 200)}}, "spec": spec})
         host = i // nodes + 2
-        ips = [{"ip": "10.%d.%d.%d" % (100 + node // 256, node % 256, host)}, {"ip": "fd99:0:0:%x::%x" % (node, host)}]
+        ips = [{"ip": "10.%d.%d.%d" % (100 + node // 256, node % 256, host)}, {"ip": "fd99:0:0:%x::%x" % (node + 1, host)}]
         status = {"phase": "Running", "podIP": ips[0]["ip"], "podIPs": ips}
         send("PATCH", path + "/" + name + "/status", {"status": status}, "merge-patch+json")
     for i in range(share, services, of):
