@@ -10,7 +10,7 @@ use super::trust::{OURS, send, token};
 use crate::cluster::{Cluster, ROOT};
 use crate::report::{Reporter, attachment, key};
 use crate::shell::eventually;
-use crate::weft::daemon_pod;
+use crate::weft::{DAEMON, daemon_pod};
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] = &[
@@ -18,8 +18,23 @@ pub const CASES: &[(&str, Case)] = &[
     ("a_controller_whose_server_vouches_no_more_believes_no_other_credential", nobody_vouches),
 ];
 
-const DAEMON: &str = "$(pgrep -f '^/usr/local/bin/meshd node')";
 const SOON: Duration = Duration::from_secs(120);
+
+/// A node's daemon that says nothing while this lives.
+struct Silenced<'a>(&'a Cluster, &'static str);
+
+impl<'a> Silenced<'a> {
+    fn begin(cluster: &'a Cluster, node: &'static str) -> Self {
+        cluster.must_on(node, &format!("kill -STOP $({DAEMON})"));
+        Self(cluster, node)
+    }
+}
+
+impl Drop for Silenced<'_> {
+    fn drop(&mut self) {
+        self.0.on_node(self.1, &["sh", "-c", &format!("kill -CONT $({DAEMON})")]);
+    }
+}
 
 /// Somebody with a node's token and a credential of their own.
 struct Thief {
@@ -84,7 +99,7 @@ fn a_node_that_lies(cluster: &Cluster) {
     let uid = |pod: &str| cluster.kubectl(&["-n", "lies", "get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]);
 
     // whoever has the node keeps its daemon from saying better
-    cluster.must_on("n1", &format!("kill -STOP {DAEMON}"));
+    let silenced = Silenced::begin(cluster, "n1");
     let thief = Thief::of(cluster, "n1");
     let (code, said) = thief.patch(cluster, "n1", r#"{"spec":{"sequence":0}}"#);
     assert!(code == 422 && said.contains("a report older than the one that is held"), "{code} {said}");
@@ -120,7 +135,7 @@ fn a_node_that_lies(cluster: &Cluster) {
         assert!(!given.to_string().contains(&format!("\"{lie}\"")), "{lie} was given away: {given}");
     }
 
-    cluster.must_on("n1", &format!("kill -CONT {DAEMON}"));
+    drop(silenced);
     let back = || cluster.json(&["get", "meshnode", "n1"])["spec"]["nodeUID"] == own["spec"]["nodeUID"];
     eventually("the daemon says what is true", SOON, || back().then_some(()));
     eventually("and is believed", SOON, || believed(cluster, "n1").starts_with("True").then_some(()));
@@ -141,7 +156,7 @@ fn nobody_vouches(cluster: &Cluster) {
     let healthy = || meshctl(cluster, "meshctl", &["ca", "healthcheck"]).status.success();
     eventually("the issuer is healthy", SOON, || healthy().then_some(()));
 
-    cluster.must_on("n2", &format!("kill -STOP {DAEMON}"));
+    let silenced = Silenced::begin(cluster, "n2");
     cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "weft-meshnodes"]);
     eventually("the issuer says that nobody vouches", SOON, || (!healthy()).then_some(()));
     eventually("the server takes what it refused", SOON, || (as_another(sequence + 1).0 == 200).then_some(()));
@@ -151,7 +166,7 @@ fn nobody_vouches(cluster: &Cluster) {
     });
     assert_eq!(word_on(cluster, "n2"), before, "the node keeps what it has");
 
-    cluster.must_on("n2", &format!("kill -CONT {DAEMON}"));
+    drop(silenced);
     eventually("the daemon's own report counts", SOON, || believed(cluster, "n2").starts_with("True").then_some(()));
     cluster.kubectl(&["apply", "-k", &format!("{ROOT}/manifests/overlays/default")]);
     eventually("the issuer is healthy again", SOON, || healthy().then_some(()));
