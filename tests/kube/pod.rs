@@ -64,6 +64,20 @@ pub fn peer_authentication(namespace: &str, mode: &str) -> String {
 }
 
 impl Cluster {
+    /// Waits until kubectl prints this of a namespace's PeerAuthentication `default`: its mode, and how many enforce it.
+    pub fn await_enforced(&self, namespace: &str, mode: &str, enforced: &str) {
+        let what = format!("{namespace} is {mode}, enforced by {enforced}");
+        eventually(&what, Duration::from_secs(90), || {
+            let text = self.kubectl(&["-n", namespace, "get", "peerauthentications"]);
+            let (titles, line) = (text.lines().next()?, text.lines().find(|line| line.starts_with("default "))?);
+            assert!(titles.starts_with("NAME ") && titles.ends_with(" AGE"), "{text}");
+            // the columns between may be empty
+            let under = |title: &str| line.get(titles.find(title)?..)?.split(' ').next();
+            let shown = (under("MODE"), under("ACCEPTED"), under("ENFORCED"));
+            (shown == (Some(mode), Some("True"), Some(enforced))).then_some(())
+        });
+    }
+
     /// Waits until a pod (`namespace/name`) is Ready. After an API server was away that is up to 60 s for the kubelet to hear of it: its
     /// watches wait for up to 30 s, and as much again by chance (client-go's reflector).
     pub fn pod(&self, name: &str) -> Pod {

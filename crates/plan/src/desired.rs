@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use identity::{Epoch, NodeName, SpiffeId, Suite, TrustDomain};
 use ipnet::IpNet;
-use policy::EffectiveMode;
+use policy::{EffectiveMode, PeerAuthentication};
 
 use crate::view::{ClusterView, Pod};
 
@@ -212,11 +212,21 @@ pub(crate) fn membership(
 
 /// The mode of a pod that is enrolled by label and has a network of its own, DISABLE included.
 pub(crate) fn enrolled_mode(view: &ClusterView, root_namespace: &str, pod: &Pod) -> Option<EffectiveMode> {
+    enrolled_mode_from(view, root_namespace, pod).map(|(mode, _)| mode)
+}
+
+/// The same, with the PeerAuthentication that the mode is from.
+pub(crate) fn enrolled_mode_from<'a>(
+    view: &'a ClusterView,
+    root_namespace: &str,
+    pod: &Pod,
+) -> Option<(EffectiveMode, Option<&'a PeerAuthentication>)> {
     if !has_network(pod) || !view.is_enrolled(pod) {
         return None;
     }
-    let policies = view.peer_authentications.values();
-    Some(policy::resolve(policies, &pod.namespace, &pod.labels, root_namespace))
+    // those of other namespaces speak for nobody here; who lives in the root namespace hears its own twice, which is no matter
+    let policies = view.peer_authentications_in(&pod.namespace).chain(view.peer_authentications_in(root_namespace));
+    Some(policy::resolve_from(policies, &pod.namespace, &pod.labels, root_namespace))
 }
 
 /// Whether a pod holds addresses of its own.

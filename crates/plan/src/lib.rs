@@ -32,6 +32,7 @@ pub mod assign;
 pub mod desired;
 pub mod diff;
 pub mod engine;
+pub mod governed;
 pub mod path;
 pub mod policies;
 pub mod step;
@@ -47,6 +48,7 @@ pub use desired::{
 };
 pub use diff::{RouteKey, RouteSteps, route_steps, steps};
 pub use engine::{engine_peers, engine_suite, named_suite};
+pub use governed::{Governed, governed};
 pub use path::{Cause, Fate, follow};
 pub use step::Step;
 pub use view::{ClusterView, Event, Object, ObjectKey, Phase, ViewError};

@@ -166,6 +166,12 @@ impl ClusterView {
         policy::is_enrolled(namespace, &pod.labels)
     }
 
+    /// The PeerAuthentications of one namespace.
+    pub(crate) fn peer_authentications_in(&self, namespace: &str) -> impl Iterator<Item = &PeerAuthentication> {
+        let those = self.peer_authentications.range((namespace.to_owned(), String::new())..);
+        those.take_while(move |((of, _), _)| of == namespace).map(|(_, policy)| policy)
+    }
+
     /// Whether any policy says who may talk to whom.
     #[must_use]
     pub fn has_policies(&self) -> bool {

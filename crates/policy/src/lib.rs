@@ -40,7 +40,7 @@ pub use blocks::Blocks;
 pub use cluster_policy::{ClusterAction, ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, ClusterTier, PodsOf};
 pub use compile::{Compiler, Policies};
 pub use enrolment::{MESH_LABEL, is_enrolled};
-pub use mode::{EffectiveMode, Mode, Outbound, PeerAuthentication, resolve};
+pub use mode::{EffectiveMode, Mode, Outbound, PeerAuthentication, resolve, resolve_from};
 pub use network_policy::{NetworkPeer, NetworkPolicy, NetworkPort, NetworkRule};
 pub use question::{Party, QuestionError, Service};
 pub use rule_set::RuleSet;

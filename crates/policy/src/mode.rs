@@ -125,6 +125,16 @@ pub fn resolve<'a>(
     labels: &Labels,
     root_namespace: &str,
 ) -> EffectiveMode {
+    resolve_from(policies, namespace, labels, root_namespace).0
+}
+
+/// As [`resolve`], with the one policy that the mode is from; `None` where nobody said any.
+pub fn resolve_from<'a>(
+    policies: impl IntoIterator<Item = &'a PeerAuthentication>,
+    namespace: &str,
+    labels: &Labels,
+    root_namespace: &str,
+) -> (EffectiveMode, Option<&'a PeerAuthentication>) {
     let mut chosen: BTreeMap<Scope, &PeerAuthentication> = BTreeMap::new();
     let is_older = |p: &PeerAuthentication, q: &PeerAuthentication| (p.created, &p.name) < (q.created, &q.name);
     for policy in policies {
@@ -143,7 +153,8 @@ pub fn resolve<'a>(
         let port = |(port, mode): (&u16, &Option<Mode>)| (*port, mode.unwrap_or(effective.mode));
         effective.ports = workload.ports.iter().map(port).filter(|(_, mode)| *mode != effective.mode).collect();
     }
-    effective
+    let source = chosen.into_values().rev().find(|policy| policy.mode.is_some());
+    (effective, source)
 }
 
 #[cfg(test)]

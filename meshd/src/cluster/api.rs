@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use identity::{Epoch, NodeName, SpiffeId, Suite};
 use jiff::Timestamp;
-use plan::view;
+use plan::{Governed, view};
 use policy::{Mode, Outbound};
 use serde::{Deserialize, Serialize};
 
@@ -212,6 +212,30 @@ impl Condition {
             self.last_transition_time.clone_from(&held.last_transition_time);
         }
         self
+    }
+}
+
+/// How many workloads a PeerAuthentication governs, and how many of them are as it says: a part of its status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Enforcement {
+    /// Of which generation of the object this is said.
+    pub(crate) observed_generation: i64,
+    pub(crate) workloads: u64,
+    pub(crate) enforced_workloads: u64,
+    /// Both in one text, for people: `2/3`.
+    pub(crate) enforced: String,
+}
+
+impl Enforcement {
+    pub(crate) fn new(observed_generation: i64, count: Governed) -> Self {
+        let Governed { workloads, enforced: enforced_workloads } = count;
+        Self {
+            observed_generation,
+            workloads,
+            enforced_workloads,
+            enforced: format!("{enforced_workloads}/{workloads}"),
+        }
     }
 }
 

@@ -39,6 +39,12 @@ const KINDS: [Kind; 5] = [
             ("Mode", ".spec.mtls.mode", "string", "What the selected workloads accept."),
             ("Outbound", ".spec.outbound", "string", "What they may send outside the mesh."),
             ACCEPTED,
+            (
+                "Enforced",
+                ".status.enforced",
+                "string",
+                "Of the live workloads whose mode is this object's, how many are as it says; told up to half a minute late.",
+            ),
             ("Age", ".metadata.creationTimestamp", "date", "Among two of one scope the older counts."),
         ],
     },
@@ -158,7 +164,7 @@ fn definition(kind: &Kind) -> Value {
 
 fn schema(kind: &Kind) -> Value {
     let (spec, status) = match kind.kind {
-        "PeerAuthentication" => (people::peer_authentication(), Some(people::status())),
+        "PeerAuthentication" => (people::peer_authentication(), Some(people::peer_authentication_status())),
         "AuthorizationPolicy" => (people::authorization_policy(), Some(people::status())),
         "MeshNode" => (mesh_node(), Some(mesh_node_status())),
         "MeshEndpointSlice" => (mesh_endpoint_slice(), None),

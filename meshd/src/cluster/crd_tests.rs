@@ -118,10 +118,21 @@ fn every_field_that_is_written_is_in_its_schema_and_the_other_way_round() {
     assert_same::<api::MeshEndpointSliceSpec>("MeshEndpointSlice", "spec", &slice);
     let trust = json!({"trustDomain": "t", "root": "r", "intermediate": "i"});
     assert_same::<api::MeshTrustSpec>("MeshTrust", "spec", &trust);
-    for kind in ["PeerAuthentication", "AuthorizationPolicy"] {
-        type Status = std::collections::BTreeMap<String, Vec<api::Condition>>;
-        assert_same::<Status>(kind, "status", &json!({"conditions": [condition]}));
-    }
+    type Status = std::collections::BTreeMap<String, Vec<api::Condition>>;
+    assert_same::<Status>("AuthorizationPolicy", "status", &json!({"conditions": [condition]}));
+    let status = json!({
+        "conditions": [condition], "observedGeneration": 1, "workloads": 3, "enforcedWorkloads": 2, "enforced": "2/3",
+    });
+    assert_same::<PeerAuthenticationStatus>("PeerAuthentication", "status", &status);
+}
+
+/// Both parts of it, which are read and written apart.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct PeerAuthenticationStatus {
+    #[serde(default)]
+    conditions: Vec<api::Condition>,
+    #[serde(flatten)]
+    enforcement: Option<api::Enforcement>,
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use notify::{RecursiveMode, Watcher as _};
+use plan::ObjectKey;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -229,6 +230,11 @@ impl Publish for Publisher {
 
     /// People's files are theirs alone: what is not used of them is told by `meshctl status`.
     fn put_judgement(&self, _judgement: &Judgement) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// A folder's nodes tell by `meshctl status` which workload is in which mode and phase.
+    fn put_enforcement(&self, _key: &ObjectKey, _enforcement: &api::Enforcement) -> anyhow::Result<()> {
         Ok(())
     }
 

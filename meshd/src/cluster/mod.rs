@@ -41,6 +41,8 @@ pub(crate) enum Event {
     InitDone,
     /// What is to be said of an object that people wrote, where its status says something else.
     Judged(Judgement),
+    /// What the status of a PeerAuthentication says of its workloads, each time that the API server speaks of the object.
+    Counted(Counted),
 }
 
 /// What became of an object that people wrote.
@@ -52,6 +54,17 @@ pub(crate) struct Judgement {
     pub(crate) condition: api::Condition,
     /// Of an object whose status is not ours, or that has none: what an Event says it of.
     pub(crate) referent: Option<Referent>,
+}
+
+/// How many workloads a PeerAuthentication governs, as its status has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Counted {
+    /// Which object.
+    pub(crate) key: ObjectKey,
+    /// The generation that it is in now.
+    pub(crate) generation: i64,
+    /// What its status says; `None` where that is nothing, or nothing whole.
+    pub(crate) held: Option<api::Enforcement>,
 }
 
 /// What an Event about an object names it by, beside its key.
@@ -78,6 +91,8 @@ pub(crate) trait Publish {
     fn delete_slice(&self, name: &str) -> anyhow::Result<()>;
     /// What became of an object that people wrote, where the cluster has a place for it.
     fn put_judgement(&self, judgement: &Judgement) -> anyhow::Result<()>;
+    /// How many workloads a PeerAuthentication governs, where the cluster has a place for it.
+    fn put_enforcement(&self, key: &ObjectKey, enforcement: &api::Enforcement) -> anyhow::Result<()>;
     /// The trust domain's certificates.
     fn put_trust(&self, trust: &api::MeshTrust) -> anyhow::Result<()>;
 }

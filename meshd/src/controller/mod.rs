@@ -3,6 +3,7 @@
 mod answers;
 mod believed;
 pub(crate) mod ca;
+mod enforced;
 pub(crate) mod issuer;
 mod issuing;
 mod outside;
@@ -21,6 +22,7 @@ use plan::view::{Event as ViewEvent, Object};
 use plan::{Assigner, ClusterView};
 use tokio::sync::mpsc;
 
+use self::enforced::Enforced;
 use self::issuer::Issuer;
 use self::issuing::{Issued, still_granted};
 use self::outside::Outside;
@@ -63,6 +65,7 @@ pub(crate) struct Controller {
     unkept: bool,
     issued: Issued,
     outside: Outside,
+    enforced: Enforced,
     published: BTreeSet<NodeName>,
     /// What is published does not follow yet from what is known.
     behind: bool,
@@ -103,6 +106,7 @@ impl Controller {
             unkept: false,
             issued: Issued::default(),
             outside: Outside::default(),
+            enforced: Enforced::default(),
             published: BTreeSet::new(),
             behind: false,
             held_slices: BTreeMap::new(),
@@ -208,9 +212,14 @@ impl Controller {
                 }
                 return;
             }
+            Event::Counted(counted) => {
+                self.behind |= self.enforced.handle_counted(counted);
+                return;
+            }
             Event::Delete(key) => {
                 let name = NodeName(key.name.clone());
                 match key.kind {
+                    "PeerAuthentication" => self.enforced.handle_gone(&key),
                     "MeshNode" => {
                         self.raw.remove(&name);
                         self.refused_claims.remove(&name);
@@ -326,6 +335,7 @@ impl Controller {
         let assignments = assigner.handle_view(&self.view, self.registry.revoked(), now)?;
         self.outside.handle_view(&self.view, now);
         let due = [assigner.poll_timeout(), self.outside.poll_timeout()].into_iter().flatten().min();
+        let due = due.into_iter().chain(self.publish_enforced(&assignments.slices, now)).min();
         for (node, keys) in &assignments.grants {
             let refused = assignments.refusals.iter().filter(|refusal| refusal.node == *node);
             let refused = refused.map(|r| api::Refused {

@@ -22,7 +22,7 @@ impl Node {
                 if self.config.no_network_policy => {}
             Event::Apply(Manifest::Plain(object)) => self.view_handle(ViewEvent::Apply(object)),
             // that is the controller's to say
-            Event::Judged(_) => {}
+            Event::Judged(_) | Event::Counted(_) => {}
             Event::Apply(Manifest::MeshNode(node)) => {
                 let name = NodeName(node.metadata.name.clone());
                 self.raw_nodes.insert(name.clone(), node);

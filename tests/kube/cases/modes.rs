@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Case;
 use super::people::{meshctl, must};
 use crate::cluster::Cluster;
-use crate::pod::{MARKER, Pod, at, peer_authentication};
+use crate::pod::{MARKER, Pod, at, peer_authentication, pod};
 use crate::shell::eventually;
 
 /// The cases of this file.
@@ -46,6 +46,7 @@ fn modes_by_scope(cluster: &Cluster) {
     assert_eq!(client.get(&http(server)).as_deref(), Some("server"));
     cluster.apply(&peer_authentication("modes", "PERMISSIVE"));
     stranger.gets(&http(server), true);
+    cluster.await_enforced("modes", "PERMISSIVE", "3/3");
     cluster.apply(
         "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: server, namespace: modes}\n\
          spec: {selector: {matchLabels: {app: server}}, mtls: {mode: STRICT}, portLevelMtls: {'9000': {mode: PERMISSIVE}}}\n",
@@ -60,6 +61,8 @@ fn modes_by_scope(cluster: &Cluster) {
     cluster.kubectl(&["-n", "modes", "delete", "pa", "server"]);
     cluster.apply(&peer_authentication("modes", "DISABLE"));
     is_encrypted(cluster, client, server, false);
+    // all as it says: out of the mesh
+    cluster.await_enforced("modes", "DISABLE", "3/3");
     cluster.kubectl(&["delete", "pa", "-n", "modes", "default"]);
     cluster.kubectl(&["delete", "pa", "-n", "weft-system", "default"]);
     is_encrypted(cluster, client, server, true);
@@ -93,8 +96,24 @@ fn named_before_strict(cluster: &Cluster) {
     });
     eventually("nobody does any more", SOON, finds_nobody);
     let talk = client.talk(server.ip(false), 900);
-    cluster.apply(&peer_authentication("ready", "STRICT"));
+    // one more, for which there is no node
+    let late = pod("ready", "late", "n1", "").replace("nodeName: n1", "nodeSelector: {there: is-none}");
+    cluster.apply(&(late + &peer_authentication("ready", "STRICT")));
     stranger.gets(&web, false);
+    cluster.await_enforced("ready", "STRICT", "2/3");
+    // it is let out of the mesh; what only pods change is told late, what people write of the object soon
+    cluster.kubectl(&["-n", "ready", "label", "pod", "late", "weft.dev/mesh=disabled"]);
+    cluster.kubectl(&[
+        "-n",
+        "ready",
+        "patch",
+        "pa",
+        "default",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"outbound":"Opportunistic"}}"#,
+    ]);
+    cluster.await_enforced("ready", "STRICT", "2/2");
     client.gets(&web, true);
     eventually("who was refused is named", SOON, || {
         let shown = must(cluster, "meshctl", &["status", "--node", "n2"]);

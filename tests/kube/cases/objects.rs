@@ -39,9 +39,13 @@ fn objects_are_checked(cluster: &Cluster) {
     ));
     let shown = cluster.kubectl(&["get", "pa", "try"]);
     assert!(shown.contains("MODE") && shown.contains("STRICT"), "{shown}");
+    let nobody = ["wait", "pa/try", "--for=jsonpath={.status.enforced}=0/0", "--timeout=90s"];
+    cluster.kubectl(&nobody);
     cluster.kubectl(&["delete", "pa", "try"]);
-    let explained = cluster.kubectl(&["explain", "peerauthentication.spec.portLevelMtls"]);
-    assert!(explained.contains("needs a selector"), "{explained}");
+    for (field, sentence) in [("spec.portLevelMtls", "needs a selector"), ("status.enforced", "such as 2/3")] {
+        let explained = cluster.kubectl(&["explain", &format!("peerauthentication.{field}")]);
+        assert!(explained.contains(sentence), "{explained}");
+    }
     let all = cluster.kubectl(&["get", "weft", "-A"]);
     for kind in ["meshnode.weft.dev/n1", "meshendpointslice.weft.dev/n2", "meshtrust.weft.dev/local"] {
         assert!(all.contains(kind), "{kind} in {all}");

@@ -176,6 +176,8 @@ fn told_wrongly(cluster: &Cluster) {
         .0
     };
     let disturbed = settled(BTreeSet::new());
+    // who came and who moved after people wrote the mode
+    cluster.await_enforced(IN, "STRICT", "4/4");
     proxy.down();
     weft::await_ready(cluster);
     settled(disturbed);

@@ -145,8 +145,10 @@ proptest! {
         // two of one name in one namespace cannot exist
         policies.sort_by_key(|p| (p.namespace.clone(), p.name.clone()));
         policies.dedup_by_key(|p| (p.namespace.clone(), p.name.clone()));
-        let effective = resolve(&policies, "shop", &app("web"), ROOT);
+        let (effective, source) = resolve_from(&policies, "shop", &app("web"), ROOT);
         prop_assert_eq!(&effective, &naive(&policies));
+        let speaker = chain(&policies).into_iter().flatten().find(|policy| policy.mode.is_some());
+        prop_assert_eq!(source, speaker, "whose mode it is");
         policies.reverse();
         prop_assert_eq!(resolve(&policies, "shop", &app("web"), ROOT), effective, "their order counts");
     }

@@ -3,7 +3,7 @@
 use policy::manifest::{OPERATION_REFUSED, RULE_REFUSED, SOURCE_REFUSED, SPEC_REFUSED};
 use serde_json::{Map, Value, json};
 
-use super::{NAME_MAX, SPIFFE_ID_MAX, list, mode, object, outbound, rules, text, with};
+use super::{NAME_MAX, SPIFFE_ID_MAX, list, mode, number, object, outbound, rules, text, with};
 
 /// Rules of one policy, and elements of `from` and `to`; the API server bounds the cost of the checks by them.
 const RULES_MAX: u32 = 128;
@@ -206,6 +206,21 @@ pub(super) fn authorization_policy() -> Value {
 pub(super) fn status() -> Value {
     let kind = "Accepted: every part of the object is read and in force (reason Read); PartsUnreadable: the rest of it is; Refused: what was known before stays.";
     object("What the controller says of it.", &[], json!({"conditions": conditions(kind)}))
+}
+
+/// The same, with the counts of whom it governs.
+pub(super) fn peer_authentication_status() -> Value {
+    let mut status = status();
+    let counts = json!({
+        "observedGeneration": number("The generation of the object that the counts below are of. They are written a second after it was created or changed, and at most half a minute after they became other ones."),
+        "workloads": number("Live workloads whose mode is this object's: pods that are in the mesh by label and have not ended, among them those that are still to start. A workload counts under one object only: workload before namespace before mesh, the oldest of each; under none where all are UNSET."),
+        "enforcedWorkloads": number("How many of these workloads are published to every node as enforced. Where the object says DISABLE: as outside the mesh."),
+        "enforced": text("enforcedWorkloads and workloads as one text, such as 2/3; 0/0 where the object governs nobody.", 41),
+    });
+    if let (Some(Value::Object(fields)), Value::Object(counts)) = (status.get_mut("properties"), counts) {
+        fields.extend(counts);
+    }
+    status
 }
 
 /// Conditions as Kubernetes has them; `kind` says which types there are.

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, Hasher};
 
 use plan::ObjectKey;
 
-use super::super::{Event, Judgement, Manifest, Refusal};
+use super::super::{Counted, Event, Judgement, Manifest, Refusal};
 use super::cache::Cached;
 
 /// Objects whose refusals are remembered.
@@ -38,6 +38,8 @@ pub(super) struct Told {
     pub(super) parts: Vec<String>,
     /// What its status is to say, where that says something else.
     pub(super) judgement: Option<Judgement>,
+    /// What its status says of its workloads.
+    pub(super) counted: Option<Counted>,
     /// Its line in the file of the last known view.
     pub(super) line: Option<String>,
 }
@@ -123,7 +125,7 @@ impl Gather {
                 if listed {
                     known.seen.insert(key.clone());
                 }
-                let Told { parts, judgement, line: _ } = *told;
+                let Told { parts, judgement, counted, line: _ } = *told;
                 // an Event is about what is new; what a status says was compared with that status
                 let said = if let Err(reason) = &manifest { std::slice::from_ref(reason) } else { &parts };
                 let is_said = known.refused.get(&key).is_some_and(|before| before == said);
@@ -131,6 +133,10 @@ impl Gather {
                 out.extend(judgement.map(Event::Judged));
                 let manifest = manifest.map(|manifest| (manifest, parts));
                 self.take(kind, key, (listed, version), manifest, &mut out);
+                // of an object that was never usable nothing is counted, nor is its end told
+                let is_known =
+                    |it: &Counted| self.kinds.get(kind).is_some_and(|(_, of)| of.objects.contains_key(&it.key));
+                out.extend(counted.filter(is_known).map(Event::Counted));
             }
             Heard::Delete { key, version } => {
                 known.refused.remove(&key);

@@ -36,6 +36,7 @@ fn words(events: Vec<Event>) -> Vec<String> {
         Event::InitDone => "done".to_owned(),
         Event::Delete(key) => format!("-{}", key.name),
         Event::Judged(judgement) => format!("{} is {}", judgement.key.name, judgement.condition.reason),
+        Event::Counted(counted) => format!("{} has {:?}", counted.key.name, counted.held.map(|held| held.enforced)),
         Event::Apply(Manifest::Plain(plan::view::Object::Namespace(n))) => format!("+{}", n.name),
         Event::Apply(Manifest::MeshEndpointSlice(slice)) => format!("slice {}", slice.spec.revision),
         Event::Apply(other) => format!("{other:?}"),
@@ -206,6 +207,21 @@ fn parts_that_are_not_used_are_told_until_they_are_good() {
     assert_eq!(gather.refusals().len(), 2);
     assert!(feed(&mut gather, [with(&[])]).is_empty());
     assert!(gather.refusals().is_empty());
+}
+
+#[test]
+fn what_a_status_says_is_handed_on_also_where_the_object_is_as_it_was_and_never_of_one_that_was_not_usable() {
+    let mut gather = synced();
+    let with = |name: &str, manifest: Result<Manifest, String>| {
+        let counted = Counted { key: key("Namespace", name), generation: 1, held: None };
+        let told = Box::new(Told { counted: Some(counted), ..Told::default() });
+        let manifest = manifest.map(Box::new);
+        (0, Heard::Apply { key: key("Namespace", name), version: 0, listed: false, manifest, told })
+    };
+    let bad = || Err("wrong".to_owned());
+    assert_eq!(feed(&mut gather, [with("a", Ok(namespace("a", "enabled")))]), ["a has None"]);
+    assert_eq!(feed(&mut gather, [with("a", bad()), with("new", bad())]), ["a has None"], "the last good one stays");
+    assert_eq!(feed(&mut gather, [with("new", Ok(namespace("new", "enabled")))]), ["+new", "new has None"]);
 }
 
 fn cached(name: &str, label: &str) -> Cached {

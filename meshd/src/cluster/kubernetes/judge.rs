@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use plan::ObjectKey;
 use serde_json::Value;
 
-use super::super::api::Condition;
-use super::super::{Judgement, Referent, convert};
+use super::super::api::{Condition, Enforcement};
+use super::super::{Counted, Judgement, Referent, convert};
 use super::object::{ADMINISTRATORS, AUTHORIZATION_POLICY, ISTIO, KindName, NETWORK_POLICY, PEER_AUTHENTICATION, Raw};
 
 /// The condition's type.
@@ -65,6 +65,17 @@ impl Held {
         let referent = self.referent.clone();
         (Some(&condition) != self.condition.as_ref()).then(|| Judgement { key: key.clone(), condition, referent })
     }
+}
+
+/// What the status of a PeerAuthentication of ours says of its workloads; `None` for other kinds, and for Istio's, whose
+/// status is not ours.
+pub(super) fn counted(kind: &KindName, key: &ObjectKey, object: &Raw) -> Option<Counted> {
+    if kind.kind != PEER_AUTHENTICATION.kind || kind.group != PEER_AUTHENTICATION.group {
+        return None;
+    }
+    let held = serde_json::from_value::<Enforcement>(object.status.clone()).ok();
+    // every object of a server has a generation
+    Some(Counted { key: key.clone(), generation: object.metadata.generation.unwrap_or(0), held })
 }
 
 fn message(key: &ObjectKey, parts: &[String]) -> String {
@@ -149,6 +160,25 @@ mod tests {
         assert!(judgement.condition.message.starts_with("portLevelMtls"), "{}", judgement.condition.message);
         let (api_version, name) = (format!("{ISTIO}/v1"), "p".to_owned());
         assert_eq!(judgement.referent, Some(Referent { api_version, name, uid: "u".to_owned() }));
+    }
+
+    #[test]
+    fn what_a_status_says_of_workloads_is_read_whole_or_not_at_all_and_of_our_kind_alone() {
+        let whole = json!({"conditions": [], "observedGeneration": 2, "workloads": 3, "enforcedWorkloads": 2, "enforced": "2/3"});
+        let key = ObjectKey { kind: "PeerAuthentication", ..key() };
+        let of = |kind: &KindName, status: &Value| counted(kind, &key, &raw(status.clone()));
+        let held = Enforcement::new(2, plan::Governed { workloads: 3, enforced: 2 });
+        let expected = Counted { key: key.clone(), generation: 3, held: Some(held) };
+        assert_eq!(of(&PEER_AUTHENTICATION, &whole), Some(expected.clone()));
+        let nothing = Counted { held: None, ..expected };
+        assert_eq!(of(&PEER_AUTHENTICATION, &Value::Null), Some(nothing.clone()));
+        for field in ["observedGeneration", "workloads", "enforcedWorkloads", "enforced"] {
+            let mut part = whole.clone();
+            part.as_object_mut().unwrap().remove(field);
+            assert_eq!(of(&PEER_AUTHENTICATION, &part), Some(nothing.clone()), "without {field}");
+        }
+        let istio = WATCHED.iter().find(|kind| kind.group == ISTIO).unwrap();
+        assert_eq!((of(istio, &whole), of(&AUTHORIZATION_POLICY, &whole)), (None, None));
     }
 
     #[test]

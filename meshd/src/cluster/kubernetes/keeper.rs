@@ -65,7 +65,7 @@ impl Keeper {
                 }
                 Event::Apply(Manifest::Plain(object)) => is_urgent |= grants(object),
                 Event::Apply(_) | Event::InitDone => {}
-                Event::Init | Event::Judged(_) => continue,
+                Event::Init | Event::Judged(_) | Event::Counted(_) => continue,
             }
             self.behind.get_or_insert_with(Instant::now);
         }

@@ -184,7 +184,7 @@ fn is_silence(error: &watcher::Error) -> bool {
 
 pub(super) fn apply(kind: &KindName, object: Raw, listed: bool, is_kept: bool) -> Vec<Heard> {
     let Some(key) = kind.key(&object) else { return Vec::new() };
-    let held = judge::Held::of(kind, &object);
+    let (held, counted) = (judge::Held::of(kind, &object), judge::counted(kind, &key, &object));
     let version = object.version();
     let value = object.into_manifest();
     // every object of a server has its creation time; the fallback is never used
@@ -195,7 +195,7 @@ pub(super) fn apply(kind: &KindName, object: Raw, listed: bool, is_kept: bool) -
     let refused = manifest.as_ref().err().map(String::as_str);
     let judgement = held.and_then(|held| held.judge(&key, refused, &parts, Timestamp::now()));
     let line = (is_kept && manifest.is_ok()).then(|| cache::line(kind, &value));
-    vec![Heard::Apply { key, version, listed, manifest, told: Box::new(Told { parts, judgement, line }) }]
+    vec![Heard::Apply { key, version, listed, manifest, told: Box::new(Told { parts, judgement, counted, line }) }]
 }
 
 fn fault(kind: &KindName, error: &watcher::Error) -> Vec<Heard> {

@@ -1,5 +1,6 @@
 //! Our objects out: a queue, and one task that applies what is in it by server-side apply, in order, again and again.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
+use plan::ObjectKey;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -34,6 +36,7 @@ enum Part {
     Slice,
     Trust,
     Judgement(&'static str),
+    Enforcement,
 }
 
 impl Part {
@@ -43,14 +46,23 @@ impl Part {
             Self::Slice => MESH_ENDPOINT_SLICE,
             Self::Trust => MESH_TRUST,
             Self::Judgement("AuthorizationPolicy") => AUTHORIZATION_POLICY,
-            Self::Judgement(_) => PEER_AUTHENTICATION,
+            Self::Judgement(_) | Self::Enforcement => PEER_AUTHENTICATION,
         }
     }
 }
 
 impl Part {
     fn is_status(self) -> bool {
-        matches!(self, Self::NodeStatus | Self::Judgement(_))
+        matches!(self, Self::NodeStatus | Self::Judgement(_) | Self::Enforcement)
+    }
+
+    /// Who an API server remembers the fields by. What a writer leaves out of an apply and has applied before goes: of two
+    /// parts of one status, each needs a name of its own.
+    fn manager(self, writer: &str) -> Cow<'_, str> {
+        match self {
+            Self::Enforcement => Cow::Owned(format!("{writer}-enforcement")),
+            Self::NodeSpec | Self::NodeStatus | Self::Slice | Self::Trust | Self::Judgement(_) => Cow::Borrowed(writer),
+        }
     }
 }
 
@@ -122,6 +134,16 @@ impl Publisher {
         self.poke.notify_one();
         Ok(())
     }
+
+    /// A part of the status of an object that people wrote.
+    fn put_status(&self, part: Part, key: &ObjectKey, content: impl Serialize) -> anyhow::Result<()> {
+        let mut value = manifest(part, &key.name, "status", content)?;
+        if let Some(metadata) = value.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+            metadata.shift_remove("labels");
+            metadata.insert("namespace".to_owned(), json!(key.namespace));
+        }
+        self.put(part, (&key.namespace, &key.name), Some(value))
+    }
 }
 
 impl Drop for Publisher {
@@ -146,7 +168,7 @@ impl Queue {
                     anyhow::bail!("the API server takes no writes, this one is repeated: {fault}");
                 }
             }
-            Part::NodeSpec | Part::NodeStatus | Part::Trust | Part::Judgement(_) => {
+            Part::NodeSpec | Part::NodeStatus | Part::Trust | Part::Judgement(_) | Part::Enforcement => {
                 if let Some(held) = self.wishes.iter_mut().find(same) {
                     *held = wish;
                     return Ok(());
@@ -206,7 +228,7 @@ async fn write(client: &Client, writer: &str, wish: &Wish) -> Result<(), Failure
     } else {
         Api::namespaced_with(client.clone(), &wish.namespace, &resource)
     };
-    let params = PatchParams::apply(writer).force();
+    let params = PatchParams::apply(&wish.part.manager(writer)).force();
     let work = async {
         match &wish.value {
             None => objects.delete(&wish.name, &DeleteParams::default()).await.map(drop),
@@ -283,13 +305,11 @@ impl Publish for Publisher {
             self.events.tell(key, referent, condition);
             return Ok(());
         }
-        let part = Part::Judgement(key.kind);
-        let mut value = manifest(part, &key.name, "status", json!({"conditions": [condition]}))?;
-        if let Some(metadata) = value.pointer_mut("/metadata").and_then(Value::as_object_mut) {
-            metadata.shift_remove("labels");
-            metadata.insert("namespace".to_owned(), json!(key.namespace));
-        }
-        self.put(part, (&key.namespace, &key.name), Some(value))
+        self.put_status(Part::Judgement(key.kind), key, json!({"conditions": [condition]}))
+    }
+
+    fn put_enforcement(&self, key: &ObjectKey, enforcement: &api::Enforcement) -> anyhow::Result<()> {
+        self.put_status(Part::Enforcement, key, enforcement)
     }
 
     fn put_trust(&self, trust: &api::MeshTrust) -> anyhow::Result<()> {
@@ -323,6 +343,18 @@ mod tests {
         queue.take(wish(Part::Slice, "n1", 4)).unwrap();
         queue.take(wish(Part::NodeStatus, "n1", 5)).unwrap();
         assert_eq!(line(&queue), ["n1 5", "n1 2", "n2 3", "n1 4"]);
+    }
+
+    #[test]
+    fn two_parts_of_one_status_stand_in_line_beside_each_other_and_each_by_its_own_name() {
+        let (mut queue, judgement) = (Queue::default(), Part::Judgement("PeerAuthentication"));
+        for (part, content) in [(judgement, 1), (Part::Enforcement, 2), (judgement, 3), (Part::Enforcement, 4)] {
+            queue.take(wish(part, "default", content)).unwrap();
+        }
+        assert_eq!(line(&queue), ["default 3", "default 4"]);
+        let names = [judgement, Part::Enforcement].map(|part| part.manager("weft-controller").into_owned());
+        assert_eq!(names, ["weft-controller", "weft-controller-enforcement"]);
+        assert_eq!((Part::Enforcement.kind().plural, Part::Enforcement.is_status()), (judgement.kind().plural, true));
     }
 
     #[test]
