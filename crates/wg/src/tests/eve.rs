@@ -241,6 +241,7 @@ fn who_moves_says_so_before_anybody_sends() {
     let (before, now) = (world.kinds().len(), world.now);
     world.node("alice").at = moved;
     world.node("alice").engine.handle_move(now);
+    world.collect();
     world.run();
     assert_eq!(world.kinds()[before..], [4]);
     assert_eq!(world.node("bob").engine.endpoint(&"alice"), Some(moved));
@@ -248,6 +249,7 @@ fn who_moves_says_so_before_anybody_sends() {
     world.restart("alice");
     let now = world.now;
     world.node("alice").engine.handle_move(now);
+    world.collect();
     world.run();
     assert_eq!(world.kinds().len(), before + 1);
 }
