@@ -68,7 +68,8 @@ impl Cluster {
     pub fn await_enforced(&self, namespace: &str, mode: &str, enforced: &str) {
         let what = format!("{namespace} is {mode}, enforced by {enforced}");
         eventually(&what, Duration::from_secs(90), || {
-            let text = self.kubectl(&["-n", namespace, "get", "peerauthentications"]);
+            // kubectl remembers for ten minutes what it discovered, and Istio's kind, which goes by the same short name, may be gone again
+            let text = self.kubectl(&["-n", namespace, "get", "peerauthentications.weft.dev"]);
             let (titles, line) = (text.lines().next()?, text.lines().find(|line| line.starts_with("default "))?);
             assert!(titles.starts_with("NAME ") && titles.ends_with(" AGE"), "{text}");
             // the columns between may be empty
