@@ -10,6 +10,7 @@ mod elements;
 mod filter;
 mod flows;
 mod guard;
+mod interpreter;
 mod link;
 mod listing;
 mod news;
@@ -36,6 +37,7 @@ use rtnetlink::{Handle, IpVersion};
 
 use self::filter::Fixed;
 use self::news::News;
+use self::nft::Transactions;
 use self::route::Held;
 use self::standing::{Standing, Wish};
 use self::sysctl::Bridges;
@@ -71,6 +73,7 @@ pub(crate) struct Kernel {
     /// The policy rules that are there; known only together with the filter.
     rules: Program,
     standing: Standing,
+    transactions: Transactions,
     /// The generation of this namespace's nft rules when they were last seen to be right.
     generation: Option<u32>,
     /// How often was looked.
@@ -115,6 +118,7 @@ impl Kernel {
             filter: None,
             rules: Program::default(),
             standing: Standing::default(),
+            transactions: Transactions::default(),
             generation: None,
             looks: 0,
             elements_due: false,
@@ -318,7 +322,7 @@ impl Kernel {
     /// One transaction of ours: one more is expected, and any other number says that somebody else changed rules as well.
     async fn apply_own(&mut self, script: &str) -> anyhow::Result<()> {
         let expected = self.generation.take().map(|generation| generation.wrapping_add(1));
-        nft::apply(script).await?;
+        self.transactions.apply(script).await?;
         self.generation = expected;
         Ok(())
     }

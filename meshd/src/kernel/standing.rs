@@ -7,13 +7,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use ipnet::IpNet;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+
+use super::interpreter::Interpreter;
 
 /// The mark's bit of what came by table `inet weft`.
 pub(super) const BY_FILTER: u32 = policy::nft::BEFORE_MARK;
@@ -23,8 +22,6 @@ const _: () =
 pub(super) const TABLE: &str = "weft_guard";
 /// How long one line may take; it is a few rules, so this is a hang.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// No command of nft: it answers to this with an error that repeats the word, and so says that it has done all before.
-const QUESTION: &str = "answered";
 
 /// What is to be closed without which judgement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,14 +36,8 @@ pub(super) struct Wish {
 #[derive(Default)]
 pub(super) struct Standing {
     wish: Option<Wish>,
-    owner: Option<Owner>,
-}
-
-/// An `nft` whose socket owns the table.
-struct Owner {
-    child: Child,
-    lines: ChildStdin,
-    errors: Lines<BufReader<ChildStderr>>,
+    /// Its socket owns the table.
+    owner: Option<Interpreter>,
 }
 
 impl Standing {
@@ -73,7 +64,7 @@ impl Standing {
     /// # Errors
     /// As [`Self::set`].
     pub(super) async fn renew(&mut self) -> anyhow::Result<bool> {
-        let is_gone = self.owner.as_mut().is_some_and(|owner| !matches!(owner.child.try_wait(), Ok(None)));
+        let is_gone = self.owner.as_mut().is_some_and(Interpreter::has_ended);
         let Some(wish) = self.wish.take_if(|_| is_gone) else { return Ok(false) };
         self.owner = None;
         self.set(wish).await
@@ -84,58 +75,12 @@ impl Standing {
         let work = async {
             let mut owner = match held {
                 Some(owner) => owner,
-                None => Owner::start().await?,
+                None => Interpreter::start().await?,
             };
-            owner.tell(script).await.map(|()| owner)
+            owner.apply(script).await.map(|()| owner)
         };
         self.owner = Some(tokio::time::timeout(PATIENCE, work).await.context("nft -i did not answer")??);
         Ok(())
-    }
-}
-
-impl Owner {
-    /// Starts it and hears what it has to say of itself: where there is no terminal database, as in a container, that is two
-    /// lines about the terminal, which refuse nothing.
-    async fn start() -> anyhow::Result<Self> {
-        let mut child = Command::new("nft")
-            .arg("-i")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot run nft: install the package nftables")?;
-        let lines = child.stdin.take().context("nft has no standard input")?;
-        let errors = BufReader::new(child.stderr.take().context("nft has no standard error")?).lines();
-        let mut owner = Self { child, lines, errors };
-        let _about_itself = owner.ask("").await?;
-        Ok(owner)
-    }
-
-    /// One line is one transaction.
-    async fn tell(&mut self, script: &str) -> anyhow::Result<()> {
-        let said = self.ask(&format!("{script}\n")).await?;
-        if said.is_empty() { Ok(()) } else { bail!("nft refused: {}", said.join(" ")) }
-    }
-
-    /// Hands lines over, and returns what it said until it had done them.
-    async fn ask(&mut self, lines: &str) -> anyhow::Result<Vec<String>> {
-        self.lines.write_all(format!("{lines}{QUESTION}\n").as_bytes()).await.context("nft -i has ended")?;
-        let mut said = Vec::new();
-        loop {
-            let line = self.errors.next_line().await?;
-            let Some(line) = line else { bail!("nft -i ended: {}", said.join(" ")) };
-            if line.trim() == QUESTION {
-                break;
-            }
-            // what points at the last question's word
-            if !line.trim().chars().all(|c| c == '^') {
-                said.push(line);
-            }
-        }
-        // the error about the question itself
-        let _about_the_question = said.pop();
-        Ok(said)
     }
 }
 

@@ -194,7 +194,9 @@ fn kernel_refuses() {
         ("cat >/dev/null; echo 'Error: Operation not permitted' >&2; exit 1", "Operation not permitted"),
         ("kill -9 $$", "nft"),
     ] {
-        cover(&nft, script);
+        // what stays and takes one line after the other is ended, and cannot be had anew
+        cover(&nft, &format!("[ \"$1\" = -i ] && exit 1; {script}"));
+        end_interpreters(&lab);
         let sandbox = Sandbox::new("refused");
         let called = runtime.add(&sandbox).expect_err("its pin cannot be set");
         assert_eq!(called.code(), 11, "{called:?}");
@@ -216,8 +218,17 @@ fn kernel_refuses() {
     let before = runtime.traces();
     let sandbox = Sandbox::new("served");
     let result = runtime.must_add(&sandbox);
+    end_interpreters(&lab);
+    runtime.del(&sandbox, Some(&result));
+    let result = runtime.must_add(&sandbox);
     runtime.del(&sandbox, Some(&result));
     runtime.nothing_left(&before);
+}
+
+/// Ends every `nft` that stays, of the daemon of n1.
+fn end_interpreters(lab: &Lab) {
+    let pid = lab.node("n1")["pid"].to_string();
+    let _may_be_none = lab.exec("node/n1", &["pkill", "-9", "-P", &pid, "-f", "^nft -i"]);
 }
 
 /// Every state file of a daemon that has ended is damaged in some way; what it still knows goes on, what it does not

@@ -20,8 +20,12 @@ fn half_applied() {
     let nft = run("sh", &["-c", "command -v nft"]);
     run("cp", &["-L", nft.trim(), &real]);
     let wrapper = scratch("nft-that-refuses");
+    let nowhere = "add rule inet nowhere nobody drop";
+    // by a process of its own, and by the one that stays and takes a line
     let script = format!(
-        "#!/bin/sh\nif [ -e {refuse} ] && [ \"$1\" = -f ]; then {{ cat; echo 'add rule inet nowhere nobody drop'; }} | {real} \"$@\"\n\
+        "#!/bin/sh\nif [ -e {refuse} ] && [ \"$1\" = -f ]; then {{ cat; echo '{nowhere}'; }} | {real} \"$@\"\n\
+         elif [ \"$1\" = -i ]; then while IFS= read -r line; do\n\
+         if [ -e {refuse} ] && [ \"$line\" != answered ]; then line=\"$line; {nowhere}\"; fi; printf '%s\\n' \"$line\"; done | {real} -i\n\
          else exec {real} \"$@\"; fi\n"
     );
     std::fs::write(&wrapper, script).expect("the case's folder takes files");

@@ -228,14 +228,15 @@ async fn write(client: &Client, writer: &str, wish: &Wish) -> Result<(), Failure
     } else {
         Api::namespaced_with(client.clone(), &wish.namespace, &resource)
     };
-    let params = PatchParams::apply(&wish.part.manager(writer)).force();
+    // the warnings would cost the server a second reading of what it is sent, and the whole object an answer that nobody reads
+    let params = PatchParams::apply(&wish.part.manager(writer)).force().validation_ignore();
     let work = async {
         match &wish.value {
             None => objects.delete(&wish.name, &DeleteParams::default()).await.map(drop),
             Some(value) if wish.part.is_status() => {
                 objects.patch_status(&wish.name, &params, &Patch::Apply(value)).await.map(drop)
             }
-            Some(value) => objects.patch(&wish.name, &params, &Patch::Apply(value)).await.map(drop),
+            Some(value) => objects.patch_metadata(&wish.name, &params, &Patch::Apply(value)).await.map(drop),
         }
     };
     let outcome = match tokio::time::timeout(WRITE_TIMEOUT, work).await {
