@@ -4,31 +4,33 @@ use std::time::{Duration, Instant};
 
 use super::elements::Elements;
 use super::listing::Listing;
-use super::{Kernel, address, link, nfnetlink, route};
+use super::{Kernel, address, link, route};
 
-/// Of this many looks one reads the pins although no rule has changed: a link that goes takes its chain along silently.
-const FULL_LOOK: u32 = 8;
-/// Of this many looks one is at the mesh's device although nobody told of a change: notifications can be lost.
-const DEVICE_LOOK: u32 = 64;
+/// Of this many looks one reads the pins where a link changed, although no rule has: in older kernels a link that goes takes its chain
+/// along silently (Linux 6.18 keeps it, and it holds the next link of that name).
+const PINS_LOOK: u32 = 8;
+/// Of this many looks one is at the mesh's device and the pins although nobody told of a change: notifications can be lost.
+const RARE_LOOK: u32 = 64;
 /// A look at every element may take one part in so many of the time: a node whose rules others change all the time, and
 /// whose sets are large, is looked through less often.
 const LOOK_SHARE: u32 = 10;
 /// The same for the rules of chains between two rounds of the daemon, which look at them whatever it takes.
 const QUICK_LOOK_SHARE: u32 = 4;
-/// A look at every route, which no number announces, may take this part: with thousands of them one comes every few seconds.
-const ROUTES_SHARE: u32 = 200;
+/// A look at every route, which no number announces, may take this part: with a few hundred of them one comes every second, with
+/// thousands every ten (5,000 take 10 ms). What is sent to an address whose route is gone is dropped meanwhile (`downgrade_prevented`).
+const ROUTES_SHARE: u32 = 1000;
 
 impl Kernel {
     /// Whether somebody else changed rules since they were last seen to be right: one question to the kernel, cheap enough
     /// to be asked all the time. Says no for a while where looking at what is there takes long.
-    pub(crate) fn is_disturbed(&self) -> bool {
+    pub(crate) fn is_disturbed(&mut self) -> bool {
         let now = Instant::now();
         let is_after = |time: Option<Instant>| time.is_none_or(|time| now >= time);
         if self.elements_due && is_after(self.elements_after) {
             return true;
         }
         let is_known = self.generation.is_some() && is_after(self.quick_after);
-        is_known && nfnetlink::generation().is_ok_and(|now| self.generation != Some(now))
+        is_known && self.questions.generation().is_ok_and(|now| self.generation != Some(now))
     }
 
     /// What somebody else took away since it was applied; the next [`Self::apply`] then starts from the kernel itself.
@@ -44,10 +46,11 @@ impl Kernel {
         if self.bridges.repair()? {
             drift.push("the settings of bridges");
         }
-        let generation = nfnetlink::generation()?;
+        let generation = self.questions.generation()?;
         self.looks = self.looks.wrapping_add(1);
-        // both are told of; a look beside that finds what was not
-        if self.device_due || self.looks.is_multiple_of(DEVICE_LOOK) {
+        // all of it is told of; a look beside that finds what was not
+        let is_rare = self.looks.is_multiple_of(RARE_LOOK);
+        if self.device_due || is_rare {
             let wrong = self.wrong_with_device().await?;
             self.device_due = wrong.is_some();
             drift.extend(wrong);
@@ -58,8 +61,9 @@ impl Kernel {
             let tables = [&["inet weft", "netdev weft"], Listing::tables_of(&self.rules)].concat();
             let listing = Listing::of(&tables).await;
             listing.has_mesh(&self.fixed) && listing.has_pins(filter.pins.keys()) && listing.has_policies(&self.rules)
-        } else if self.looks.is_multiple_of(FULL_LOOK) {
-            Listing::of(&["netdev weft"]).await.has_pins(filter.pins.keys())
+        } else if is_rare || self.pins_due && self.looks.is_multiple_of(PINS_LOOK) {
+            self.pins_due = !Listing::of(&["netdev weft"]).await.has_pins(filter.pins.keys());
+            !self.pins_due
         } else {
             true
         };

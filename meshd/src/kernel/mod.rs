@@ -37,6 +37,7 @@ use rtnetlink::{Handle, IpVersion};
 
 use self::filter::Fixed;
 use self::news::News;
+use self::nfnetlink::Questions;
 use self::nft::Transactions;
 use self::route::Held;
 use self::standing::{Standing, Wish};
@@ -74,6 +75,7 @@ pub(crate) struct Kernel {
     rules: Program,
     standing: Standing,
     transactions: Transactions,
+    questions: Questions,
     /// The generation of this namespace's nft rules when they were last seen to be right.
     generation: Option<u32>,
     /// How often was looked.
@@ -90,6 +92,8 @@ pub(crate) struct Kernel {
     news: News,
     /// A link or an address changed since the mesh's device was seen to be right.
     device_due: bool,
+    /// A link or an address changed since every pin was seen to be there.
+    pins_due: bool,
 }
 
 /// A wish as far as it could be fulfilled.
@@ -119,6 +123,7 @@ impl Kernel {
             rules: Program::default(),
             standing: Standing::default(),
             transactions: Transactions::default(),
+            questions: Questions::default(),
             generation: None,
             looks: 0,
             elements_due: false,
@@ -128,6 +133,7 @@ impl Kernel {
             bridges: Bridges::default(),
             news: News::open()?,
             device_due: true,
+            pins_due: true,
         })
     }
 
@@ -286,14 +292,14 @@ impl Kernel {
     }
 
     /// Packets that policies refused since their rules are there.
-    pub(crate) fn policy_refused(&self) -> anyhow::Result<u64> {
+    pub(crate) fn policy_refused(&mut self) -> anyhow::Result<u64> {
         if self.rules.is_empty() {
             return Ok(0);
         }
         let mut packets = 0;
         for version in &self.families {
             for counter in ["outbound_denied", "inbound_denied"] {
-                packets += nfnetlink::counted(version, ::policy::nft::TABLE, counter)?.unwrap_or(0);
+                packets += self.questions.counted(version, ::policy::nft::TABLE, counter)?.unwrap_or(0);
             }
         }
         Ok(packets)

@@ -40,35 +40,50 @@ const COUNTER_PACKETS: u16 = 2;
 /// The bits of an attribute's type that are no flags (`NLA_TYPE_MASK`).
 const TYPE_MASK: u16 = 0x3fff;
 
-/// Reads the generation of the calling thread's network namespace.
-pub(super) fn generation() -> anyhow::Result<u32> {
-    let answer = ask(&request(GET_GENERATION, 0, &[])).context("cannot ask for the generation of the nft rules")?;
-    match read_generation(&answer) {
-        Some(generation) => Ok(generation),
-        None => bail!("the kernel does not tell the generation of its nft rules: is nf_tables there?"),
+/// A socket in the network namespace of the thread that first asked, kept from one question to the next.
+#[derive(Default)]
+pub(super) struct Questions(Option<Socket>);
+
+impl Questions {
+    /// Reads the generation of the network namespace's rules.
+    pub(super) fn generation(&mut self) -> anyhow::Result<u32> {
+        let answer = self.ask(&request(GET_GENERATION, 0, &[]));
+        match read_generation(&answer.context("cannot ask for the generation of the nft rules")?) {
+            Some(generation) => Ok(generation),
+            None => bail!("the kernel does not tell the generation of its nft rules: is nf_tables there?"),
+        }
     }
-}
 
-/// Packets that a named counter of a table of this family (`ip` or `ip6`) has counted; `None` where there is no such counter.
-pub(super) fn counted(version: &IpVersion, table: &str, name: &str) -> anyhow::Result<Option<u64>> {
-    // NFPROTO_IPV4, NFPROTO_IPV6 (linux/netfilter.h)
-    let family = match version {
-        IpVersion::V4 => 2,
-        IpVersion::V6 => 10,
-    };
-    let text = |text: &str| [text.as_bytes(), &[0]].concat();
-    let (table_name, counter) = (text(table), text(name));
-    let attributes: [(u16, &[u8]); 3] =
-        [(OBJECT_TABLE, &table_name), (OBJECT_NAME, &counter), (OBJECT_TYPE, &COUNTER.to_be_bytes())];
-    let answer = ask(&request(GET_OBJECT, family, &attributes)).context("cannot ask for a counter of nft")?;
-    Ok(read_counter(&answer))
-}
+    /// Packets that a named counter of a table of this family (`ip` or `ip6`) has counted; `None` where there is no such counter.
+    pub(super) fn counted(&mut self, version: &IpVersion, table: &str, name: &str) -> anyhow::Result<Option<u64>> {
+        // NFPROTO_IPV4, NFPROTO_IPV6 (linux/netfilter.h)
+        let family = match version {
+            IpVersion::V4 => 2,
+            IpVersion::V6 => 10,
+        };
+        let text = |text: &str| [text.as_bytes(), &[0]].concat();
+        let (table_name, counter) = (text(table), text(name));
+        let attributes: [(u16, &[u8]); 3] =
+            [(OBJECT_TABLE, &table_name), (OBJECT_NAME, &counter), (OBJECT_TYPE, &COUNTER.to_be_bytes())];
+        let answer = self.ask(&request(GET_OBJECT, family, &attributes)).context("cannot ask for a counter of nft")?;
+        Ok(read_counter(&answer))
+    }
 
-fn ask(request: &[u8]) -> std::io::Result<Vec<u8>> {
-    let socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(request, 0)?;
-    Ok(socket.recv_from_full()?.0)
+    /// Each question has one answer. After an error it is not known whose the next one is: there is another socket then.
+    fn ask(&mut self, request: &[u8]) -> std::io::Result<Vec<u8>> {
+        let socket = match self.0.take() {
+            Some(socket) => socket,
+            None => {
+                let socket = Socket::new(NETLINK_NETFILTER)?;
+                socket.connect(&SocketAddr::new(0, 0))?;
+                socket
+            }
+        };
+        socket.send(request, 0)?;
+        let (answer, _from) = socket.recv_from_full()?;
+        self.0 = Some(socket);
+        Ok(answer)
+    }
 }
 
 fn request(kind: u16, family: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {

@@ -92,7 +92,7 @@ impl Kernel {
     /// Waits until a link or an address of this node changed.
     pub(crate) async fn news(&mut self) {
         self.news.come().await;
-        self.device_due = true;
+        (self.device_due, self.pins_due) = (true, true);
     }
 
     /// Has the mesh's device and the routes into it follow. What is new is there before anything goes: no packet finds a

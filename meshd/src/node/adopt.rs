@@ -36,6 +36,8 @@ const NOTE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Default)]
 pub(super) struct Outside {
     pods: BTreeMap<String, Stray>,
+    /// The view and the attached pods with which there were none.
+    none_with: Option<(u64, BTreeSet<String>)>,
 }
 
 struct Stray {
@@ -108,7 +110,15 @@ impl Node {
         if !self.view.is_synced() || self.trust.trust_domain().is_none() {
             return;
         }
-        let strays = self.strays();
+        let attached: BTreeSet<_> =
+            self.attachments.records().values().filter_map(|held| Some(held.pod.as_ref()?.uid.clone())).collect();
+        // asking every pod of the cluster takes long, and most rounds nothing is new
+        let with = (self.view_number, attached);
+        if self.outside.none_with.as_ref() == Some(&with) {
+            return;
+        }
+        let strays = self.strays(&with.1);
+        self.outside.none_with = strays.is_empty().then_some(with);
         let now = Instant::now();
         let held = &mut self.outside.pods;
         held.retain(|uid, _| strays.contains_key(uid));
@@ -152,17 +162,11 @@ impl Node {
     }
 
     /// Running pods of this node, with addresses, that nothing is attached for; by UID, and whether they are enrolled.
-    fn strays(&self) -> BTreeMap<String, (Pod, bool)> {
+    fn strays(&self, attached: &BTreeSet<String>) -> BTreeMap<String, (Pod, bool)> {
         let Some(here) = self.here() else { return BTreeMap::new() };
-        let attached: BTreeSet<_> = self
-            .attachments
-            .records()
-            .values()
-            .filter_map(|held| held.pod.as_ref().map(|pod| pod.uid.as_str()))
-            .collect();
         let is_stray = |pod: &&Pod| {
             let here = pod.node.as_ref() == Some(&self.config.node) && !pod.host_network && !pod.finished;
-            here && !pod.ips.is_empty() && !attached.contains(pod.uid.as_str())
+            here && !pod.ips.is_empty() && !attached.contains(&pod.uid)
         };
         let strays = self.view.pods.values().filter(is_stray);
         strays.map(|pod| (pod.uid.clone(), (pod.clone(), is_member(&self.view, &here, pod)))).collect()

@@ -16,6 +16,8 @@ pub(crate) struct FloorStore {
     owner: String,
     floor: EpochFloor,
     unwritten: bool,
+    /// The minute of the wall clock in which was looked for what has ended.
+    looked_in: Option<u64>,
 }
 
 impl FloorStore {
@@ -28,7 +30,7 @@ impl FloorStore {
             Err(error) => (EpochFloor::rebuilt(least), Some(error)),
         };
         let unwritten = error.is_some();
-        (Self { path, owner: node_uid.to_owned(), floor, unwritten }, error)
+        (Self { path, owner: node_uid.to_owned(), floor, unwritten, looked_in: None }, error)
     }
 
     /// Takes note of a verified binding.
@@ -40,9 +42,12 @@ impl FloorStore {
         Ok(())
     }
 
-    /// Forgets what has ended anyway.
+    /// Forgets what has ended anyway; looks through all that is remembered once a minute, however often it is called.
     pub(crate) fn forget_ended(&mut self, wall: UnixTime) {
-        self.unwritten |= self.floor.forget_ended(wall);
+        let minute = wall.0 / 60;
+        if self.looked_in.replace(minute) != Some(minute) {
+            self.unwritten |= self.floor.forget_ended(wall);
+        }
     }
 
     /// Writes the floor where it changed since the last time.
@@ -126,7 +131,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, _) = FloorStore::open(dir.path(), "u1", Epoch(0));
         store.admit(&binding(7), UnixTime(1)).unwrap();
-        store.forget_ended(UnixTime(1_001));
+        store.forget_ended(UnixTime(1_000));
+        store.forget_ended(UnixTime(1_079));
         store.write().unwrap();
         assert!(FloorStore::open(dir.path(), "u1", Epoch(0)).0.admit(&binding(1), UnixTime(1)).is_ok());
     }
