@@ -118,22 +118,34 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Runs until `stop` is done.
+    /// Runs until `stop` is done, or until the right to write is lost: that is looked after whatever else is waited for.
     pub(crate) async fn run(
+        &mut self,
+        source: Source,
+        admin: mpsc::Receiver<Asked>,
+        lead: &Lead,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            biased;
+            lost = lead.hold() => Err(lost),
+            outcome = self.work(source, admin, lead, stop) => outcome,
+        }
+    }
+
+    async fn work(
         &mut self,
         mut source: Source,
         mut admin: mpsc::Receiver<Asked>,
         lead: &Lead,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let lost = lead.hold();
-        tokio::pin!(stop, lost);
+        tokio::pin!(stop);
         let mut round = tokio::time::interval(ROUND);
         let mut due = Instant::now() + WHOLE_LOOK;
         loop {
             tokio::select! {
                 () = &mut stop => return Ok(()),
-                lost = &mut lost => return Err(lost),
                 event = source.events.recv() => self.take_event(event.context("the cluster is not watched any more")?),
                 Some(asked) = admin.recv() => self.answer(asked),
                 () = tokio::time::sleep_until(due.into()) => {}
@@ -195,7 +207,11 @@ impl Controller {
     fn take_event(&mut self, event: Event) {
         let event = match event {
             Event::Init => ViewEvent::Init,
-            Event::InitDone => ViewEvent::InitDone,
+            // what is published may be another life's
+            Event::InitDone => {
+                self.behind = true;
+                ViewEvent::InitDone
+            }
             Event::Apply(Manifest::Plain(object)) => ViewEvent::Apply(object),
             Event::Apply(Manifest::MeshNode(node)) => return self.take_node(node),
             Event::Apply(Manifest::MeshEndpointSlice(slice)) => {
