@@ -131,10 +131,20 @@ fn pods_ready_with(cluster: &Cluster) {
     eprintln!("figure: writes of ours to the API server, a pod started and ended: {a_pod:.2} (goal 2 a start)");
     let Ok(text) = std::fs::read_to_string(cluster.dir.join("without")) else { return };
     let without: Vec<f64> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    let more = |of: std::ops::Range<usize>, share| {
+        let [with, without] = [&took, &without].map(|all| quantile(&all[of.clone()], share));
+        (with - without) * 1000.0
+    };
     for (share, goal) in [(0.5, 50), (0.99, 200)] {
-        let more = (quantile(&took, share) - quantile(&without, share)) * 1000.0;
-        eprintln!("figure: more than without at p{:.0}: {more:.0} ms (goal {goal} ms)", share * 100.0);
+        eprintln!(
+            "figure: more than without at p{:.0}: {:.0} ms (goal {goal} ms)",
+            share * 100.0,
+            more(0..PODS, share)
+        );
     }
+    // each pod stays: what it costs may grow with those that are there
+    let (first, last) = (more(0..PODS / 4, 0.5), more(PODS - PODS / 4..PODS, 0.5));
+    eprintln!("figure: at p50 of the first quarter of the pods: {first:.0} ms, of the last: {last:.0} ms");
 }
 
 fn from_write_to_effect(cluster: &Cluster) {
