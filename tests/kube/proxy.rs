@@ -106,8 +106,12 @@ impl<'a> Proxy<'a> {
         text.lines().filter(|line| line.starts_with(mode) && line.contains(" watch ")).count()
     }
 
-    /// What was listed most in this mode from one node: how often, and which node and collection.
-    pub fn most_lists(&self, mode: &str) -> (usize, String) {
+    /// What was listed most in this mode from one node: how often, and which node and collection. Of `refuse` nothing is
+    /// known: nobody is there to count who asks.
+    pub fn most_lists(&self, mode: &str) -> Option<(usize, String)> {
+        if mode == "refuse" {
+            return None;
+        }
         let text = std::fs::read_to_string(&self.log).expect("the proxy writes it");
         let mut counts = BTreeMap::<String, usize>::new();
         for line in text.lines() {
@@ -118,7 +122,7 @@ impl<'a> Proxy<'a> {
                 *counts.entry(rest.to_owned()).or_default() += 1;
             }
         }
-        counts.into_iter().map(|(what, count)| (count, what)).max().unwrap_or_default()
+        Some(counts.into_iter().map(|(what, count)| (count, what)).max().unwrap_or_default())
     }
 
     /// The nodes that have asked anything of it.

@@ -101,3 +101,8 @@ pub fn kill_daemons(cluster: &Cluster, nodes: &[&str]) {
         });
     }
 }
+
+/// The addresses of an endpoint of a slice.
+pub fn addresses(endpoint: &Value) -> impl Iterator<Item = &str> {
+    endpoint["ips"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}

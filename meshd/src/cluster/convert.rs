@@ -114,7 +114,13 @@ pub(super) fn manifest(key: &ObjectKey, value: &Value, changed: u64) -> Result<C
             node.to_view().ok_or_else(|| format!("{}: a key is not 32 bytes of base64", title(key)))?;
             Ok(whole(Manifest::MeshNode(Box::new(node))))
         }
-        "MeshEndpointSlice" => read(key, value).map(Manifest::MeshEndpointSlice).map(whole),
+        "MeshEndpointSlice" => {
+            let slice: api::MeshEndpointSlice = read(key, value)?;
+            match slice.spec.endpoints.iter().find(|e| e.ip.is_none() && e.ips.is_empty()) {
+                Some(nowhere) => Err(format!("{}: the endpoint of `{}` has no address", title(key), nowhere.name)),
+                None => Ok(whole(Manifest::MeshEndpointSlice(slice))),
+            }
+        }
         _ => read(key, value).map(Manifest::MeshTrust).map(whole),
     }
 }

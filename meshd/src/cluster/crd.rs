@@ -325,10 +325,11 @@ fn mesh_node_status() -> Value {
 
 fn mesh_endpoint_slice() -> Value {
     let endpoint = object(
-        "One address of a workload, or of the node.",
-        &["ip", "enforced", "name", "uid"],
+        "A workload's addresses, or the node's, of which the same is said.",
+        &["enforced", "name", "uid"],
         json!({
-            "ip": text("The address.", 45),
+            "ip": text("The one address, as controllers wrote it before an entry had all of them.", 45),
+            "ips": list("The addresses, at most those of one node.", 64, text("An address.", 45)),
             "identity": text("SPIFFE ID; absent outside the mesh: clear text is right then.", SPIFFE_ID_MAX),
             "mode": mode("What is accepted there."),
             "ports": {"description": "Modes of single ports.", "type": "object", "maxProperties": 64, "additionalProperties": mode("What is accepted on this port.")},
@@ -346,7 +347,7 @@ fn mesh_endpoint_slice() -> Value {
             "node": text("The node; also the name of this object.", NAME_MAX),
             "nodeUID": text("The node's UID at that time.", 64),
             "revision": number("Rises with every change of any slice."),
-            "endpoints": list("One for each address.", 4_096, endpoint),
+            "endpoints": list("One for each workload, or more where its addresses differ in what is said.", 4_096, endpoint),
             "bindings": list("The node's keys that were bound, each signed by itself.", 16_384, binding()),
             "signature": text("ECDSA P-256 over the rest of the spec without the bindings, base64.", 128),
         }),

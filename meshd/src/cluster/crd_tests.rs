@@ -110,7 +110,7 @@ fn every_field_that_is_written_is_in_its_schema_and_the_other_way_round() {
     assert_same::<api::MeshNodeStatus>("MeshNode", "status", &status);
     let slice = json!({
         "node": "n", "nodeUID": "u", "revision": 1, "signature": "s", "endpoints": [{
-            "ip": "10.1.0.1", "identity": identity, "mode": "STRICT", "ports": {"80": "DISABLE"}, "outbound": "RequireMesh",
+            "ip": "10.1.0.1", "ips": ["10.1.0.2"], "identity": identity, "mode": "STRICT", "ports": {"80": "DISABLE"}, "outbound": "RequireMesh",
             "enforced": true, "namespace": "a", "name": "b", "uid": "u",
         }],
         "bindings": [binding],

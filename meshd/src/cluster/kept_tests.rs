@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use identity::{CLOCK_SKEW, SignedBinding, TrustBundle, UnixTime, Verifier, verify_spec};
 
-use super::Manifest;
 use super::api::{MeshEndpointSlice, MeshNode};
 use super::collection::{Change, Collection};
+use super::{Manifest, convert};
 
 const BEFORE_0024: &str = include_str!("kept/before_0024.yaml");
 /// When that was written.
@@ -65,6 +65,18 @@ fn up_02_what_was_written_before_decision_0024_is_believed() {
     }
     assert_eq!(bindings.len(), kept.node.spec.keys.len(), "each key is bound");
     assert_eq!(kept.node.to_view().unwrap().keys.len(), 4);
+}
+
+#[test]
+fn an_endpoint_without_an_address_is_refused_with_its_name() {
+    let slice = serde_json::json!({"metadata": {"name": "n1"}, "spec": {
+        "node": "n1", "nodeUID": "u", "revision": 1, "signature": "s",
+        "endpoints": [{"ips": ["10.1.0.2"], "enforced": true, "name": "a", "uid": "u"},
+                      {"enforced": true, "name": "b", "uid": "v"}],
+    }});
+    let key = plan::ObjectKey { kind: "MeshEndpointSlice", namespace: String::new(), name: "n1".to_owned() };
+    let refused = convert::manifest(&key, &slice, 0).unwrap_err();
+    assert_eq!(refused, "MeshEndpointSlice n1: the endpoint of `b` has no address");
 }
 
 #[test]

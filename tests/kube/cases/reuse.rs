@@ -7,6 +7,7 @@ use super::Case;
 use crate::cluster::Cluster;
 use crate::pod::{MARKER, READY, peer_authentication, pod};
 use crate::shell::eventually;
+use crate::weft;
 
 /// The cases of this file.
 pub const CASES: &[(&str, Case)] =
@@ -83,7 +84,7 @@ fn an_address_comes_again(cluster: &Cluster) {
     let identity_at = |ip: IpAddr| {
         let slice = cluster.json(&["get", "meshendpointslice", "n2"]);
         let endpoints = slice["spec"]["endpoints"].as_array().cloned().unwrap_or_default();
-        let found: Vec<_> = endpoints.iter().filter(|e| e["ip"] == ip.to_string()).collect();
+        let found: Vec<_> = endpoints.iter().filter(|e| weft::addresses(e).any(|of| of == ip.to_string())).collect();
         assert!(found.len() <= 1, "one holder: {found:?}");
         found.first().and_then(|e| e["identity"].as_str()).unwrap_or_default().to_owned()
     };

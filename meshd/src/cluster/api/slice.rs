@@ -39,7 +39,11 @@ pub(crate) struct MeshEndpointSliceSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SliceEndpoint {
-    pub(crate) ip: IpAddr,
+    /// What controllers wrote before an entry had all addresses of its workload: one entry for each. Read, and not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ip: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ips: Vec<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) identity: Option<SpiffeId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,27 +74,31 @@ impl MeshEndpointSlice {
 
     /// As the planner sees it.
     pub(crate) fn to_view(&self) -> view::EndpointSlice {
-        let endpoint = |e: &SliceEndpoint| {
+        let endpoints = |e: &SliceEndpoint| {
             let mode = e.mode.and_then(ModeName::mode).map(|mode| EffectiveMode {
                 mode,
                 ports: e.ports.iter().map(|(port, name)| (*port, name.mode().unwrap_or(mode))).collect(),
                 outbound: e.outbound.map(OutboundName::outbound).unwrap_or_default(),
             });
             let (namespace, name, uid) = (e.namespace.clone(), e.name.clone(), e.uid.clone());
-            (e.ip, view::Endpoint { identity: e.identity.clone(), mode, enforced: e.enforced, namespace, name, uid })
+            let endpoint =
+                view::Endpoint { identity: e.identity.clone(), mode, enforced: e.enforced, namespace, name, uid };
+            let ips: Vec<_> = e.ip.iter().chain(&e.ips).copied().collect();
+            ips.into_iter().map(move |ip| (ip, endpoint.clone()))
         };
         view::EndpointSlice {
             node: self.spec.node.clone(),
             node_uid: self.spec.node_uid.clone(),
             revision: self.spec.revision,
-            endpoints: self.spec.endpoints.iter().map(endpoint).collect(),
+            endpoints: self.spec.endpoints.iter().flat_map(endpoints).collect(),
         }
     }
 
     /// The manifest of a slice, still unsigned, with the bindings of its node's keys.
     pub(crate) fn unsigned(slice: &view::EndpointSlice, bindings: Vec<IssuedBinding>) -> Self {
-        let endpoint = |(ip, e): (&IpAddr, &view::Endpoint)| SliceEndpoint {
-            ip: *ip,
+        let endpoint = |(e, ips): (&view::Endpoint, Vec<IpAddr>)| SliceEndpoint {
+            ip: None,
+            ips,
             identity: e.identity.clone(),
             mode: e.mode.as_ref().map(|m| m.mode.into()),
             ports: e.mode.iter().flat_map(|m| &m.ports).map(|(port, mode)| (*port, (*mode).into())).collect(),
@@ -110,12 +118,30 @@ impl MeshEndpointSlice {
                 node: slice.node.clone(),
                 node_uid: slice.node_uid.clone(),
                 revision: slice.revision,
-                endpoints: slice.endpoints.iter().map(endpoint).collect(),
+                endpoints: by_workload(slice).into_iter().map(endpoint).collect(),
                 bindings,
                 signature: String::new(),
             },
         }
     }
+}
+
+/// Every endpoint once, with the addresses of which the same is said, in the order of the first ones: an API server and
+/// each reader work through entries, and a pod of two families would be two.
+fn by_workload(slice: &view::EndpointSlice) -> Vec<(&view::Endpoint, Vec<IpAddr>)> {
+    let mut entries: Vec<(&view::Endpoint, Vec<IpAddr>)> = Vec::new();
+    let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
+    for (ip, endpoint) in &slice.endpoints {
+        let held = newest.get(endpoint.uid.as_str()).and_then(|index| entries.get_mut(*index));
+        match held.filter(|(same, _)| *same == endpoint) {
+            Some((_, ips)) => ips.push(*ip),
+            None => {
+                newest.insert(&endpoint.uid, entries.len());
+                entries.push((endpoint, vec![*ip]));
+            }
+        }
+    }
+    entries
 }
 
 #[cfg(test)]
@@ -140,5 +166,44 @@ mod tests {
         assert_eq!(bound.signed_bytes(), slice.signed_bytes());
         bound.spec.revision += 1;
         assert_ne!(bound.signed_bytes(), slice.signed_bytes());
+    }
+
+    /// A daemon is rolled before its controller: what the earlier one wrote is read, and its signature is over the same bytes.
+    #[test]
+    fn an_entry_has_all_addresses_of_which_the_same_is_said_and_one_of_a_single_address_is_read_too() {
+        let endpoint = |uid: &str, enforced| view::Endpoint {
+            identity: Some("spiffe://td/ns/n/sa/web".parse().unwrap()),
+            mode: Some(EffectiveMode::default()),
+            enforced,
+            namespace: "n".to_owned(),
+            name: uid.to_owned(),
+            uid: uid.to_owned(),
+        };
+        let all = [
+            ("10.1.0.2", endpoint("a", true)),
+            ("10.1.0.3", endpoint("b", true)),
+            ("fd00::2", endpoint("a", true)),
+            ("fd00::3", endpoint("b", false)),
+        ];
+        let endpoints: BTreeMap<IpAddr, _> = all.map(|(ip, endpoint)| (ip.parse().unwrap(), endpoint)).into();
+        let (node, node_uid) = (NodeName("n1".to_owned()), "u".to_owned());
+        let slice = view::EndpointSlice { node, node_uid, revision: 7, endpoints };
+        let written = MeshEndpointSlice::unsigned(&slice, Vec::new());
+        let ips: Vec<_> = written.spec.endpoints.iter().map(|e| format!("{:?}", e.ips)).collect();
+        assert_eq!(ips, ["[10.1.0.2, fd00::2]", "[10.1.0.3]", "[fd00::3]"]);
+        assert_eq!(written.to_view(), slice);
+        let mut former = written.clone();
+        former.spec.endpoints = written
+            .spec
+            .endpoints
+            .iter()
+            .flat_map(|e| {
+                let one = |ip: &IpAddr| SliceEndpoint { ip: Some(*ip), ips: Vec::new(), ..e.clone() };
+                e.ips.iter().map(one).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(former.to_view(), slice);
+        let text = String::from_utf8(former.signed_bytes()).unwrap();
+        assert!(text.contains(r#""endpoints":[{"ip":"10.1.0.2","identity""#), "{text}");
     }
 }
