@@ -10,7 +10,6 @@ use identity::NodeName;
 use plan::view::{EndpointSlice, OBJECTS_MAX};
 use plan::{ClusterView, ObjectKey, governed};
 
-use super::Controller;
 use crate::cluster::Counted;
 use crate::cluster::api::Enforcement;
 
@@ -113,23 +112,6 @@ impl Enforced {
     /// When to call [`Self::handle_view`] again although nothing changed.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.next
-    }
-}
-
-impl Controller {
-    /// Tells the numbers that are due; returns when the next ones are.
-    pub(super) fn publish_enforced(
-        &mut self,
-        slices: &BTreeMap<NodeName, EndpointSlice>,
-        now: Instant,
-    ) -> Option<Instant> {
-        for (key, enforcement) in self.enforced.handle_view(&self.view, (&self.root_namespace, slices), now) {
-            if let Err(error) = self.publisher.put_enforcement(&key, &enforcement) {
-                tracing::error!(error = format!("{error:#}"), "The status of an object cannot be written");
-                self.enforced.handle_failure(&key, now);
-            }
-        }
-        self.enforced.poll_timeout()
     }
 }
 

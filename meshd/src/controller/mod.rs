@@ -7,6 +7,7 @@ mod enforced;
 pub(crate) mod issuer;
 mod issuing;
 mod outside;
+mod publishing;
 mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,19 +18,19 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use identity::NodeName;
-use jiff::Timestamp;
 use plan::view::{Event as ViewEvent, Object};
 use plan::{Assigner, ClusterView};
 use tokio::sync::mpsc;
 
 use self::enforced::Enforced;
 use self::issuer::Issuer;
-use self::issuing::{Issued, still_granted};
+use self::issuing::Issued;
 use self::outside::Outside;
 use self::registry::{Claim, Registry};
 use crate::clock::wall;
 use crate::cluster::{Event, Lead, Manifest, Publish, Source, api};
 use crate::line_socket::Asked;
+use crate::pace::{GATHER, Pace, await_due};
 use crate::store::{self, DirLock, Kind};
 
 const REGISTRY: Kind = Kind {
@@ -69,6 +70,8 @@ pub(crate) struct Controller {
     published: BTreeSet<NodeName>,
     /// What is published does not follow yet from what is known.
     behind: bool,
+    /// When it is to follow from what may wait.
+    pace: Pace,
     held_slices: BTreeMap<NodeName, plan::view::EndpointSlice>,
     _lock: DirLock,
 }
@@ -109,6 +112,7 @@ impl Controller {
             enforced: Enforced::default(),
             published: BTreeSet::new(),
             behind: false,
+            pace: Pace::default(),
             held_slices: BTreeMap::new(),
             issuer: parts.issuer,
             publisher: parts.publisher,
@@ -148,7 +152,7 @@ impl Controller {
                 () = &mut stop => return Ok(()),
                 event = source.events.recv() => self.take_event(event.context("the cluster is not watched any more")?),
                 Some(asked) = admin.recv() => self.answer(asked),
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = await_due(Some(self.pace.poll_timeout().map_or(due, |pace| pace.min(due)))) => {}
                 _ = round.tick() => self.go_round(lead).await?,
             }
             for _ in 0..BURST_MAX {
@@ -163,8 +167,10 @@ impl Controller {
                     Err(error) => tracing::error!(error = format!("{error:#}"), "The controller's state is not kept"),
                 }
             }
-            if self.behind || Instant::now() >= due {
+            let now = Instant::now();
+            if self.behind || now >= due || self.pace.poll_timeout().is_some_and(|due| now >= due) {
                 self.behind = false;
+                self.pace = Pace::default();
                 let next = Instant::now() + WHOLE_LOOK;
                 due = self.publish_all().map_or(next, |due| due.min(next));
             }
@@ -194,14 +200,6 @@ impl Controller {
             }
         }
         Ok(())
-    }
-
-    fn publish_trust(&self) -> anyhow::Result<()> {
-        let bundle = self.issuer.bundle();
-        let metadata = api::Metadata { name: "local".to_owned(), ..api::Metadata::default() };
-        let (root, intermediate) = (bundle.root_pem(), bundle.intermediate_pem());
-        let spec = api::MeshTrustSpec { trust_domain: self.trust_domain.clone(), root, intermediate };
-        self.publisher.put_trust(&api::MeshTrust { metadata, spec })
     }
 
     fn take_event(&mut self, event: Event) {
@@ -257,7 +255,11 @@ impl Controller {
     }
 
     fn view_handle(&mut self, event: ViewEvent) {
+        let is_pod = matches!(&event, ViewEvent::Apply(Object::Pod(_)))
+            || matches!(&event, ViewEvent::Delete(key) if key.kind == "Pod");
         match self.view.handle(event) {
+            // an address is published once its node reports it, and that does not wait
+            Ok(true) if is_pod => self.pace.hear(GATHER, Instant::now()),
             Ok(changed) => self.behind |= changed,
             Err(error) => tracing::warn!(%error, "An object is left out"),
         }
@@ -329,111 +331,5 @@ impl Controller {
     fn write_registry(&mut self) -> anyhow::Result<()> {
         self.unkept = true;
         Ok(store::save(&self.registry_path, REGISTRY, "controller", &self.registry)?)
-    }
-
-    /// Publishes what follows from the view; returns when to look again. What could not be published is left behind. Bindings go out in the slices that rest on them
-    /// (decision 0024), and slices in the order of their revisions: who has seen one has seen all before it.
-    fn publish_all(&mut self) -> Option<Instant> {
-        if !self.view.is_synced() {
-            return None;
-        }
-        let trust_domain = self.issuer.verifier().trust_domain().clone();
-        if self.assigner.is_none() {
-            self.forget_absent();
-        }
-        let held = std::mem::take(&mut self.held_slices);
-        // what a former life published for nodes that are gone by now goes too
-        self.published.extend(held.keys().filter(|name| !self.raw.contains_key(name)).cloned());
-        let root_namespace = &self.root_namespace;
-        let begin = || Assigner::new(trust_domain, root_namespace.clone(), held, wall());
-        let assigner = self.assigner.get_or_insert_with(begin);
-        let now = Instant::now();
-        let assignments = assigner.handle_view(&self.view, self.registry.revoked(), now)?;
-        self.outside.handle_view(&self.view, now);
-        let due = [assigner.poll_timeout(), self.outside.poll_timeout()].into_iter().flatten().min();
-        let due = due.into_iter().chain(self.publish_enforced(&assignments.slices, now)).min();
-        for (node, keys) in &assignments.grants {
-            let refused = assignments.refusals.iter().filter(|refusal| refusal.node == *node);
-            let refused = refused.map(|r| api::Refused {
-                identity: r.key.as_ref().map(|(identity, _)| identity.clone()),
-                epoch: r.key.as_ref().map(|(_, epoch)| *epoch),
-                reason: r.reason.to_string(),
-            });
-            let refused = refused.collect();
-            let uid = self.view.mesh_nodes.get(node).map(|n| n.uid.clone()).unwrap_or_default();
-            self.issued.follow(self.issuer.as_ref(), (node, &uid), keys, self.period, wall());
-            if let Err(error) = self.publish_status(node, keys, refused, Timestamp::now()) {
-                self.fall_behind(node, "A node cannot be answered", &error);
-            }
-        }
-        self.answer_strangers();
-        for slice in assignments.slices_in_order() {
-            if let Err(error) = self.publish_slice(slice) {
-                self.fall_behind(&slice.node, "An endpoint slice cannot be published", &error);
-            }
-        }
-        let gone: Vec<_> =
-            self.published.iter().filter(|name| !assignments.slices.contains_key(*name)).cloned().collect();
-        for name in gone {
-            match self.publisher.delete_slice(&name.0) {
-                Ok(()) => drop(self.published.remove(&name)),
-                Err(error) => self.fall_behind(&name, "A slice cannot be removed", &error),
-            }
-        }
-        due
-    }
-
-    /// Tells nodes that have not joined why their reports are not believed.
-    fn answer_strangers(&mut self) {
-        let joined = &self.view.mesh_nodes;
-        let strangers: Vec<_> = self.refused_claims.keys().filter(|name| !joined.contains_key(name)).cloned().collect();
-        for name in strangers {
-            if let Err(error) = self.publish_status(&name, &[], Vec::new(), Timestamp::now()) {
-                self.fall_behind(&name, "A node cannot be answered", &error);
-            }
-        }
-    }
-
-    /// Tells what could not be published; it is tried again with the next change, or in the next round.
-    fn fall_behind(&mut self, node: &NodeName, what: &str, error: &anyhow::Error) {
-        self.behind = true;
-        tracing::error!(%node, error = format!("{error:#}"), "{what}");
-    }
-
-    fn publish_slice(&mut self, slice: &plan::view::EndpointSlice) -> anyhow::Result<()> {
-        self.published.insert(slice.node.clone());
-        if self.issued.is_published(slice) {
-            return Ok(());
-        }
-        let mut manifest = api::MeshEndpointSlice::unsigned(slice, self.issued.bindings(&slice.node));
-        manifest.spec.signature = BASE64.encode(self.issuer.sign_slice(&manifest.signed_bytes())?);
-        self.publisher.put_slice(&manifest)?;
-        self.issued.note_published(slice);
-        Ok(())
-    }
-
-    fn publish_status(
-        &mut self,
-        node: &NodeName,
-        keys: &[plan::view::RequestedKey],
-        refused: Vec<api::Refused>,
-        now: Timestamp,
-    ) -> anyhow::Result<()> {
-        let held = self.issued.answer(node).or_else(|| self.raw.get(node).map(|raw| &raw.status));
-        let bindings = held.map(|status| still_granted(&status.bindings, keys)).unwrap_or_default();
-        let held = held.map_or(&[][..], |status| &status.conditions);
-        let refusal = self.refused_claims.get(node).map(String::as_str);
-        let conditions =
-            vec![believed::condition(refusal, now).after(held), self.outside.condition(node, now).after(held)];
-        // of a node that was rebuilt and is not believed yet, what stays is the former one's
-        let uid = self.raw.get(node).map(|raw| &raw.spec.node_uid);
-        let joined = self.view.mesh_nodes.get(node).is_some_and(|known| Some(&known.uid) == uid);
-        let status = api::MeshNodeStatus { joined, bindings, refused, conditions };
-        if self.issued.is_answered(node, &status) {
-            return Ok(());
-        }
-        self.publisher.put_node_status(&node.0, &status)?;
-        self.issued.note_answered(node, status);
-        Ok(())
     }
 }

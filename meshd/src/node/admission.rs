@@ -75,6 +75,7 @@ impl Node {
         let done = Answer::Done { result: None };
         let outcome = match &question.call {
             Call::Add { .. } => return self.take_add(question, asked.reply, false).await,
+            Call::Status => return answer(asked.reply, &self.status().map_or_else(Answer::Refused, |()| done)),
             Call::Del { attachment, .. } => {
                 let attachment = attachment.clone();
                 self.detach(&attachment).map(|()| done)
@@ -88,8 +89,8 @@ impl Node {
                 let valid = valid.clone();
                 self.collect_garbage(&question.conf.name, &valid).map(|()| done)
             }
-            Call::Status => self.status().map(|()| done),
         };
+        self.hear();
         answer(asked.reply, &outcome.unwrap_or_else(Answer::Refused));
     }
 
@@ -102,12 +103,27 @@ impl Node {
             );
             return answer(reply, &Answer::Refused(error));
         }
+        if self.is_spare_of_held(&question) {
+            if let Some(install) = self.install.as_mut() {
+                install.handle_add(true);
+            }
+            return answer(reply, &Answer::Done { result: None });
+        }
         let until = Instant::now() + MANIFEST_PATIENCE;
         let mut add = WaitingAdd { question, reply, until, attached: false, is_adopted };
         match self.try_attach(&mut add).await {
             Ok(()) => self.waiting.push(add),
             Err(error) => answer(add.reply, &Answer::Refused(error)),
         }
+    }
+
+    /// Whether the entry in the list has brought this interface a moment ago, all of it in the kernel, and this is the spare
+    /// entry beside it: nothing is to be done.
+    fn is_spare_of_held(&self, question: &Question) -> bool {
+        let Call::Add { attachment, netns, .. } = &question.call else { return false };
+        let held = self.attachments.record(attachment.container_id(), attachment.ifname());
+        let is_done = held.is_some_and(|held| held.netns == *netns && self.kernel.holds_pin(&held.link));
+        question.conf.spare && is_done && !self.trouble.contains_key("kernel")
     }
 
     /// Attaches if the pod's manifest is at hand; else leaves the ADD waiting.
@@ -167,6 +183,7 @@ impl Node {
         let member = self.here().zip(pod).is_some_and(|(here, pod)| is_member(&self.view, &here, &pod));
         self.patient.insert(key(attachment), !member);
         add.attached = true;
+        self.hear();
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod adopt;
 mod answers;
 mod check;
 mod keys;
+mod known;
 mod policies;
 mod refused;
 mod report;
@@ -18,8 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use identity::{Epoch, JoinToken, NodeName, NodeSecret};
-use plan::desired::Standing;
-use plan::{ClusterView, Desired, Here, LocalAttachment, PeerName, engine_peers};
+use plan::{ClusterView, Desired, PeerName, engine_peers};
 use tokio::sync::mpsc;
 
 use crate::clock::wall;
@@ -30,6 +30,7 @@ use crate::datapath::{self, Order};
 use crate::install::Install;
 use crate::kernel::{Kernel, MARK_OUTER, Underlay};
 use crate::line_socket::Asked;
+use crate::pace::{Pace, await_due};
 use crate::ready::ReadyFile;
 use crate::store::{AttachmentStore, DirLock, FloorStore, GuardStore, NodeFiles, RecentPairStore, Tombstones};
 
@@ -37,6 +38,7 @@ pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
 use self::adopt::Outside;
 use self::keys::Keys;
+use self::known::Known;
 use self::policies::PolicyState;
 use self::refused::Refused;
 use self::trace::Trace;
@@ -84,8 +86,12 @@ pub(crate) struct Node {
     /// Present until the start-up taint is being taken off.
     taint: Option<Cluster>,
     desired: Option<Desired>,
-    /// What that follows from: number of the view's changes, and what is known beside it.
-    follows_from: Option<(u64, Here)>,
+    /// What that follows from.
+    follows_from: Option<Known>,
+    /// When it is looked at again.
+    pace: Pace,
+    /// The report is looked at although nothing of the wish changed.
+    is_report_due: bool,
     /// What the view says of it ([`ClusterView::is_anybody_waited_for`]), which asks every endpoint of the cluster.
     is_anybody_waited_for: bool,
     observed_revision: u64,
@@ -172,6 +178,8 @@ impl Node {
             patient: BTreeMap::new(),
             desired: None,
             follows_from: None,
+            pace: Pace::default(),
+            is_report_due: false,
             is_anybody_waited_for: false,
             observed_revision: 0,
             published: None,
@@ -220,15 +228,23 @@ impl Node {
                     self.take_event(event.context("the cluster is not watched any more")?);
                 }
                 Some(asked) = inputs.cni.recv() => self.take_cni(asked).await,
-                Some(asked) = inputs.admin.recv() => admin.push(asked),
+                Some(asked) = inputs.admin.recv() => {
+                    admin.push(asked);
+                    self.hear();
+                }
                 Some(event) = inputs.data.recv() => self.take_data(event).await,
-                () = self.kernel.news() => self.follow_underlay(true).await,
+                () = self.kernel.news() => {
+                    self.follow_underlay(true).await;
+                    self.hear();
+                }
+                () = await_due(self.pace.poll_timeout()) => {}
                 _ = round.tick() => self.go_round().await,
                 _ = glance.tick() => {
                     if !self.kernel.is_disturbed() {
                         continue;
                     }
                     self.put_back().await;
+                    self.hear();
                 }
             }
             for _ in 0..BURST_MAX {
@@ -243,6 +259,9 @@ impl Node {
                 }
             }
             self.settle_waiting().await;
+            if !self.pace.take_due(Instant::now()) {
+                continue;
+            }
             self.reconcile().await;
             self.say_ready();
             for asked in admin.drain(..) {
@@ -251,24 +270,27 @@ impl Node {
         }
     }
 
-    /// Computes the whole wish, makes it so where it changed, and reports.
+    /// Something was heard that does not wait.
+    fn hear(&mut self) {
+        self.pace.hear(Duration::ZERO, Instant::now());
+    }
+
+    /// Computes the whole wish where something changed, makes it so, and reports.
     async fn reconcile(&mut self) {
         self.trust.remember_keys(wall());
-        let Some(mut here) = self.here() else { return self.answer_waiting() };
-        if !self.view.is_synced() {
+        let known = self.known();
+        if known.trust_domain.is_none() || !self.view.is_synced() {
             return self.answer_waiting();
         }
-        if self.follow_patience(&here) {
-            here = self.here().unwrap_or(here);
-        }
-        let from = (self.view_number, here);
-        let before = self.desired.take();
         // most rounds nothing is new, and a large cluster's wish takes long to compute
-        let same = before.is_some() && self.follows_from.as_ref() == Some(&from);
-        let (desired, before) = match before {
-            Some(desired) if same => (desired, None),
-            before => (Desired::of(&self.view, &from.1), before),
+        let (desired, here, before) = match self.desired.take() {
+            Some(desired) if self.follows_from.as_ref() == Some(&known) => (desired, None, None),
+            before => {
+                let Some(here) = self.here_followed() else { return self.answer_waiting() };
+                (Desired::of(&self.view, &here), Some(here), before)
+            }
         };
+        let same = here.is_none();
         if !same {
             self.is_anybody_waited_for = self.view.is_anybody_waited_for();
         }
@@ -280,11 +302,11 @@ impl Node {
         if !(same || before.as_ref().is_some_and(|b| b.peers == desired.peers)) {
             self.tell_data(Order::SetPeers(engine_peers(&desired)));
         }
-        let kernel_same = same || {
+        let kernel_same = here.is_none_or(|here| {
             let members = plan::policies::members(&desired.filter);
-            let rules_changed = self.policies.follow(&self.view, self.view_number, &from.1, members);
+            let rules_changed = self.policies.follow(&self.view, self.view_number, &here, members);
             !rules_changed && before.is_some_and(|b| b.filter == desired.filter && b.routes == desired.routes)
-        };
+        });
         if !kernel_same || self.trouble.contains_key("kernel") {
             match self.kernel.apply(&desired, self.policies.program()).await {
                 Ok(_) => drop(self.trouble.remove("kernel")),
@@ -295,49 +317,16 @@ impl Node {
         if let Err(error) = self.guard.write(&desired.filter.own_ranges) {
             self.note_trouble("state folder", &error.into());
         }
-        (self.desired, self.follows_from) = (Some(desired), Some(from));
+        (self.desired, self.follows_from) = (Some(desired), Some(known));
         if applied {
             self.observed_revision = self.view.revision();
         }
-        self.publish_report();
+        // a pod waits for its answer, and for the report nobody here does
         self.answer_waiting();
-        self.greet_once();
-    }
-
-    /// What this node knows beside the cluster; `None` until its trust domain is known.
-    fn here(&self) -> Option<Here> {
-        let mut attachments: Vec<_> = self.attachments.records().iter().collect();
-        attachments.sort_by_key(|(_, attached)| attached.order);
-        let local = |(key, attached): &(&(String, String), &Attached)| LocalAttachment {
-            pod: self.pod_of(attached),
-            link: attached.link.clone(),
-            mac: attached.mac,
-            ips: attached.ips.clone(),
-            patient: self.patient.get(*key).copied().unwrap_or(false),
-        };
-        Some(Here {
-            node: self.config.node.clone(),
-            trust_domain: self.trust.trust_domain()?.clone(),
-            root_namespace: self.config.shared.root_namespace.clone(),
-            addresses: self.underlay.addresses.clone(),
-            attachments: attachments.iter().map(local).collect(),
-            keys: self.trust.keys(wall()),
-        })
-    }
-
-    /// Follows how far each workload is, so that one that was reachable in clear text goes in after its senders; true when
-    /// that changed for one.
-    fn follow_patience(&mut self, here: &Here) -> bool {
-        let mut changed = false;
-        let mut keys: Vec<_> = self.attachments.records().iter().map(|(k, a)| (a.order, k.clone())).collect();
-        keys.sort();
-        for ((_, key), attachment) in keys.into_iter().zip(&here.attachments) {
-            let is_patient = Standing::of(&self.view, here, attachment).is_patient_after();
-            changed |= self.patient.insert(key, is_patient).unwrap_or(false) != is_patient;
+        if std::mem::take(&mut self.is_report_due) || !same || keys_changed {
+            self.publish_report();
         }
-        let records = self.attachments.records();
-        self.patient.retain(|key, _| records.contains_key(key));
-        changed
+        self.greet_once();
     }
 
     /// After a restart, shakes hands again with whoever this node talked to, so that nobody waits for a packet.

@@ -1,14 +1,17 @@
 //! What comes in beside questions: manifests, news of the data path, and the regular round.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use identity::NodeName;
+use plan::ClusterView;
 use plan::view::{Event as ViewEvent, Object};
 
-use super::Node;
+use super::{Node, ROUND};
 use crate::clock::wall;
 use crate::cluster::{Event, Manifest, api};
 use crate::datapath;
+use crate::pace::GATHER;
 use crate::store::RecentPair;
 
 impl Node {
@@ -16,7 +19,10 @@ impl Node {
     pub(super) fn take_event(&mut self, event: Event) {
         match event {
             Event::Init => self.view_handle(ViewEvent::Init),
-            Event::InitDone => self.view_handle(ViewEvent::InitDone),
+            Event::InitDone => {
+                self.view_handle(ViewEvent::InitDone);
+                self.hear();
+            }
             // the primary network enforces these; a Baseline rule needs to know of every NetworkPolicy
             Event::Apply(Manifest::Plain(Object::NetworkPolicy(_) | Object::ClusterPolicy(_)))
                 if self.config.no_network_policy => {}
@@ -25,18 +31,24 @@ impl Node {
             Event::Judged(_) | Event::Counted(_) => {}
             Event::Apply(Manifest::MeshNode(node)) => {
                 let name = NodeName(node.metadata.name.clone());
-                self.raw_nodes.insert(name.clone(), node);
+                let before = self.raw_nodes.insert(name.clone(), node);
                 self.judge_node(&name);
+                // an answer to this node is waited for; what others report is followed by a slice
+                let is_answer = before.map(|node| node.status) != self.raw_nodes.get(&name).map(|n| n.status.clone());
+                let wait = if is_answer { Duration::ZERO } else { GATHER };
+                self.pace.hear(wait, Instant::now());
             }
             Event::Apply(Manifest::MeshEndpointSlice(slice)) => {
                 let name = NodeName(slice.metadata.name.clone());
                 self.raw_slices.insert(name.clone(), slice);
                 self.judge_slice(&name);
+                self.hear();
             }
             Event::Apply(Manifest::MeshTrust(trust)) => match self.trust.handle_bundle(&trust, wall()) {
                 Ok(true) => {
                     self.judge_all();
                     self.pin_root();
+                    self.hear();
                 }
                 Ok(false) => {}
                 Err(error) => self.note_trouble("trust bundle", &error),
@@ -66,8 +78,13 @@ impl Node {
     }
 
     fn view_handle(&mut self, event: ViewEvent) {
+        let wait = wait_for(&self.view, &event);
         match self.view.handle(event) {
-            Ok(changed) => self.view_number += u64::from(changed),
+            Ok(true) => {
+                self.view_number += 1;
+                self.pace.hear(wait, Instant::now());
+            }
+            Ok(false) => {}
             Err(error) => tracing::warn!(%error, "An object is left out"),
         }
     }
@@ -125,6 +142,7 @@ impl Node {
     pub(super) async fn take_data(&mut self, event: datapath::Event) {
         match event {
             datapath::Event::TunGone => {
+                self.hear();
                 let outcome = match self.data.open_tun().await {
                     Ok(()) => self.kernel.prepare(self.underlay.mtu).await,
                     Err(error) => Err(error),
@@ -148,6 +166,8 @@ impl Node {
 
     /// What nobody announces: key turns come with the reconcile that follows.
     pub(super) async fn go_round(&mut self) {
+        self.is_report_due = true;
+        self.hear();
         self.bury_dead();
         self.give_up_waiting();
         if self.adopts {
@@ -222,6 +242,20 @@ impl Node {
     }
 }
 
+/// How long a change of the view may wait for others. A pod without an address, of which nothing was known, is nobody to the
+/// kernel; the ADD that waits for it does not wait for this. A node's report alone changes where its keys are.
+fn wait_for(view: &ClusterView, event: &ViewEvent) -> Duration {
+    match event {
+        ViewEvent::Apply(Object::Pod(pod)) => {
+            let is_known = view.pods.contains_key(&(pod.namespace.clone(), pod.name.clone()));
+            if is_known || !pod.ips.is_empty() { GATHER } else { ROUND }
+        }
+        ViewEvent::Delete(key) if key.kind == "Pod" => GATHER,
+        ViewEvent::Apply(Object::MeshNode(_)) => GATHER,
+        ViewEvent::Apply(_) | ViewEvent::Delete(_) | ViewEvent::Init | ViewEvent::InitDone => Duration::ZERO,
+    }
+}
+
 /// What the controller has bound of a node's keys: in its slice, and where an earlier version wrote it, in the node's status
 /// (decision 0024). Of one identity's binding of one epoch the slice's counts.
 pub(super) fn issued_to<'a>(
@@ -233,4 +267,47 @@ pub(super) fn issued_to<'a>(
     let present = slices.get(name).into_iter().flat_map(|slice| &slice.spec.bindings);
     let all: BTreeMap<_, _> = former.chain(present).map(|b| ((&b.identity, b.epoch), b)).collect();
     all.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use plan::view::{Namespace, ObjectKey, Pod};
+
+    use super::*;
+
+    fn pod(name: &str, ip: Option<&str>) -> ViewEvent {
+        ViewEvent::Apply(Object::Pod(Pod {
+            namespace: "n".to_owned(),
+            name: name.to_owned(),
+            uid: name.to_owned(),
+            labels: BTreeMap::new(),
+            node: Some(NodeName("n1".to_owned())),
+            service_account: "default".to_owned(),
+            host_network: false,
+            finished: false,
+            ips: ip.map(|ip| ip.parse().unwrap()).into_iter().collect(),
+            ports: BTreeSet::new(),
+        }))
+    }
+
+    /// Decision 0028.
+    #[test]
+    fn a_pods_change_waits_a_moment_one_without_an_address_longer_and_what_people_write_not_at_all() {
+        let mut view = ClusterView::default();
+        let gone = |kind| ViewEvent::Delete(ObjectKey { kind, namespace: "n".to_owned(), name: "a".to_owned() });
+        let namespace = Namespace { name: "n".to_owned(), labels: BTreeMap::new() };
+        assert_eq!(wait_for(&view, &pod("a", None)), ROUND, "nobody yet");
+        assert_eq!(wait_for(&view, &pod("a", Some("10.1.0.2"))), GATHER);
+        for event in [ViewEvent::Init, pod("a", None), ViewEvent::InitDone] {
+            view.handle(event).unwrap();
+        }
+        assert_eq!(wait_for(&view, &pod("a", None)), GATHER, "its labels may be others");
+        assert_eq!(wait_for(&view, &gone("Pod")), GATHER);
+        let prompt = [ViewEvent::Apply(Object::Namespace(namespace)), gone("PeerAuthentication"), ViewEvent::InitDone];
+        for event in prompt {
+            assert_eq!(wait_for(&view, &event), Duration::ZERO, "{event:?}");
+        }
+    }
 }

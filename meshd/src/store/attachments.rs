@@ -31,6 +31,8 @@ pub(crate) struct AttachmentStore<T> {
     dir: PathBuf,
     owner: String,
     records: BTreeMap<Key, T>,
+    /// Counts the changes of `records`.
+    number: u64,
     unremoved: BTreeSet<Key>,
 }
 
@@ -64,7 +66,8 @@ impl<T: Serialize + DeserializeOwned> AttachmentStore<T> {
         let dir = state_dir.join("attachments");
         open_private_dir(&dir)?;
         sweep(&dir)?;
-        let mut store = Self { dir, owner: node_uid.to_owned(), records: BTreeMap::new(), unremoved: BTreeSet::new() };
+        let mut store =
+            Self { dir, owner: node_uid.to_owned(), records: BTreeMap::new(), number: 0, unremoved: BTreeSet::new() };
         let mut refused = Vec::new();
         for entry in fs::read_dir(&store.dir).map_err(StoreError::io("list", &store.dir))? {
             let path = entry.map_err(StoreError::io("list", &store.dir))?.path();
@@ -84,6 +87,11 @@ impl<T: Serialize + DeserializeOwned> AttachmentStore<T> {
         &self.records
     }
 
+    /// Another number than before where something was attached or removed meanwhile.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// One of them.
     pub(crate) fn record(&self, container_id: &str, ifname: &str) -> Option<&T> {
         self.records.get(&(container_id.to_owned(), ifname.to_owned()))
@@ -100,6 +108,7 @@ impl<T: Serialize + DeserializeOwned> AttachmentStore<T> {
         save(&path, ATTACHMENT, &self.owner, &written)?;
         self.unremoved.remove(&key);
         self.records.insert(key, written.record);
+        self.number += 1;
         Ok(())
     }
 
@@ -107,6 +116,7 @@ impl<T: Serialize + DeserializeOwned> AttachmentStore<T> {
     pub(crate) fn remove(&mut self, container_id: &str, ifname: &str) -> Removed<T> {
         let key = (container_id.to_owned(), ifname.to_owned());
         let record = self.records.remove(&key);
+        self.number += u64::from(record.is_some());
         // what has no file name never had a file
         let on_disk = self.path(container_id, ifname).map_or(Ok(()), |path| remove_durably(&path));
         if on_disk.is_err() {

@@ -1,12 +1,13 @@
 //! The kinds that Weft reads and writes as the API server names them, and one untyped shape for all of them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use kube::core::{ApiResource, DynamicResourceScope};
 use plan::ObjectKey;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::super::convert;
@@ -92,12 +93,39 @@ impl KindName {
 /// An object of any kind, as far as Weft looks into one.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Raw {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read_metadata")]
     pub(super) metadata: ObjectMeta,
     #[serde(default)]
     pub(super) spec: Value,
     #[serde(default)]
     pub(super) status: Value,
+}
+
+/// What Weft and its watches look at of the metadata. The rest is passed over: who wrote which field is often half of a pod.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    creation_timestamp: Option<Time>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
+}
+
+fn read_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let read = Metadata::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name: read.name,
+        namespace: read.namespace,
+        uid: read.uid,
+        labels: read.labels,
+        creation_timestamp: read.creation_timestamp,
+        resource_version: read.resource_version,
+        generation: read.generation,
+        ..ObjectMeta::default()
+    })
 }
 
 impl Raw {
