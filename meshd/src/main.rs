@@ -22,10 +22,6 @@ mod tunnel;
 use clap::Parser;
 use config::{Cli, Command};
 
-/// A third of what a daemon does among pods that start was asking for memory and giving it back.
-#[global_allocator]
-static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> std::process::ExitCode {
     let outcome = match Cli::parse().command {
         Command::Node(config) => app::run_node(*config),

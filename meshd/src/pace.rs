@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 /// How long a pod's change, or a node's report on another node, may wait for what comes with it. A pod that starts is told
-/// of half a dozen times within half a second, its report is followed by a slice, and each time all pods of a node are
-/// gone through.
+/// of several times within half a second, its report is followed by a slice, and each time all pods of a node are gone
+/// through.
 pub(crate) const GATHER: Duration = Duration::from_millis(50);
 
 /// Waits until then; for ever where nothing is due.

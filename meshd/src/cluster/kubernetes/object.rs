@@ -101,7 +101,8 @@ pub(super) struct Raw {
     pub(super) status: Value,
 }
 
-/// What Weft and its watches look at of the metadata. The rest is passed over: who wrote which field is often half of a pod.
+/// What Weft and its watches look at of the metadata. The rest is passed over: who wrote which field is two fifths of a pod
+/// (docs/measurements.md).
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
