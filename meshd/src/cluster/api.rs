@@ -11,9 +11,9 @@ use plan::{Governed, view};
 use policy::{Mode, Outbound};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::slice::MeshEndpointSlice;
 #[cfg(test)]
 pub(crate) use self::slice::MeshEndpointSliceSpec;
+pub(crate) use self::slice::{ADDRESSES_MAX, MeshEndpointSlice};
 
 mod slice;
 

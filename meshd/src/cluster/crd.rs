@@ -7,6 +7,8 @@ mod people;
 
 use serde_json::{Map, Value, json};
 
+use super::api;
+
 /// What one kind is, beside its schema.
 struct Kind {
     kind: &'static str,
@@ -329,7 +331,7 @@ fn mesh_endpoint_slice() -> Value {
         &["enforced", "name", "uid"],
         json!({
             "ip": text("The one address, as controllers wrote it before an entry had all of them.", 45),
-            "ips": list("The addresses, at most those of one node.", 64, text("An address.", 45)),
+            "ips": list("The addresses, at most those of one node.", api::ADDRESSES_MAX, text("An address.", 45)),
             "identity": text("SPIFFE ID; absent outside the mesh: clear text is right then.", SPIFFE_ID_MAX),
             "mode": mode("What is accepted there."),
             "ports": {"description": "Modes of single ports.", "type": "object", "maxProperties": 64, "additionalProperties": mode("What is accepted on this port.")},

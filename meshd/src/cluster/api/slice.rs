@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{IssuedBinding, Metadata, ModeName, OutboundName, json};
 
+/// Most addresses of one entry; more of one workload are in a further one. The schema says the same, and a node that reports more of a pod
+/// must not bring the controller to write what the server refuses.
+pub(crate) const ADDRESSES_MAX: u32 = 64;
+
 /// The controller's word on one node's addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MeshEndpointSlice {
@@ -133,7 +137,7 @@ fn by_workload(slice: &view::EndpointSlice) -> Vec<(&view::Endpoint, Vec<IpAddr>
     let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
     for (ip, endpoint) in &slice.endpoints {
         let held = newest.get(endpoint.uid.as_str()).and_then(|index| entries.get_mut(*index));
-        match held.filter(|(same, _)| *same == endpoint) {
+        match held.filter(|(same, ips)| *same == endpoint && ips.len() < ADDRESSES_MAX as usize) {
             Some((_, ips)) => ips.push(*ip),
             None => {
                 newest.insert(&endpoint.uid, entries.len());
@@ -166,6 +170,24 @@ mod tests {
         assert_eq!(bound.signed_bytes(), slice.signed_bytes());
         bound.spec.revision += 1;
         assert_ne!(bound.signed_bytes(), slice.signed_bytes());
+    }
+
+    #[test]
+    fn an_entry_has_no_more_addresses_than_the_schema_takes() {
+        let endpoint = view::Endpoint {
+            identity: None,
+            mode: None,
+            enforced: true,
+            namespace: "n".to_owned(),
+            name: "a".to_owned(),
+            uid: "a".to_owned(),
+        };
+        let endpoints = (0..150).map(|last| (IpAddr::from([10, 1, 0, last]), endpoint.clone())).collect();
+        let (node, node_uid) = (NodeName("n1".to_owned()), "u".to_owned());
+        let slice = view::EndpointSlice { node, node_uid, revision: 7, endpoints };
+        let written = MeshEndpointSlice::unsigned(&slice, Vec::new());
+        assert_eq!(written.spec.endpoints.iter().map(|e| e.ips.len()).collect::<Vec<_>>(), [64, 64, 22]);
+        assert_eq!(written.to_view(), slice);
     }
 
     /// A daemon is rolled before its controller: what the earlier one wrote is read, and its signature is over the same bytes.
