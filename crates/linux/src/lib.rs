@@ -13,6 +13,7 @@
 
 pub mod capability;
 pub mod fault;
+pub mod memory;
 pub mod netns;
 pub mod poll;
 pub mod tun;

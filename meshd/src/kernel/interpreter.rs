@@ -1,7 +1,12 @@
-//! An `nft -i` that stays: one line is one transaction, and it says on its standard error what it refuses.
+//! An `nft -i` that stays: it is told to include a file in memory for each transaction, and says on its standard error what it refuses.
 //!
-//! A process of its own for each transaction costs ten times what a small transaction does (decision 0026).
+//! A process of its own for each transaction costs ten times what a small transaction does, and a line is read byte by byte
+//! (decision 0026).
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
@@ -18,7 +23,9 @@ pub(super) struct Interpreter {
     child: Child,
     lines: ChildStdin,
     errors: Lines<BufReader<ChildStderr>>,
-    told: usize,
+    /// The script of the moment.
+    script: File,
+    made: usize,
     /// It was asked something, and has not said that it is done.
     is_busy: bool,
 }
@@ -28,7 +35,7 @@ impl Interpreter {
     /// lines about the terminal, which refuse nothing.
     ///
     /// # Errors
-    /// There is no nft, or it was built without `-i`.
+    /// There is no nft, it was built without `-i`, or it cannot read our files in memory.
     pub(super) async fn start() -> anyhow::Result<Self> {
         let mut child = Command::new("nft")
             .arg("-i")
@@ -41,8 +48,10 @@ impl Interpreter {
             .context("cannot run nft: install the package nftables")?;
         let lines = child.stdin.take().context("nft has no standard input")?;
         let errors = BufReader::new(child.stderr.take().context("nft has no standard error")?).lines();
-        let mut interpreter = Self { child, lines, errors, told: 0, is_busy: false };
+        let script = linux::memory::file("nft").context("no file in memory")?;
+        let mut interpreter = Self { child, lines, errors, script, made: 0, is_busy: false };
         let _about_itself = interpreter.ask("").await?;
+        interpreter.apply("").await?;
         Ok(interpreter)
     }
 
@@ -66,24 +75,30 @@ impl Interpreter {
         self.child.kill().await.unwrap();
     }
 
-    /// Bytes that it was told: it remembers every line.
-    pub(super) fn told(&self) -> usize {
-        self.told
+    /// Transactions that it has made: it remembers every line that it was told.
+    pub(super) fn made(&self) -> usize {
+        self.made
     }
 
-    /// Applies a script, whose statements are lines, as one transaction.
+    /// Applies a script as one transaction.
     ///
     /// # Errors
     /// It refuses, and nothing has changed; or it has ended, and whether something has is not known.
     pub(super) async fn apply(&mut self, script: &str) -> anyhow::Result<()> {
-        let line = one_line(script);
-        let said = self.ask(&format!("{line}\n")).await?;
-        if said.is_empty() { Ok(()) } else { bail!("nft refused: {}", refusal(&line, &said)) }
+        self.made += 1;
+        self.write(script).context("no room for a script")?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), self.script.as_raw_fd());
+        let said = self.ask(&format!("include \"{path}\"\n")).await?;
+        if said.is_empty() { Ok(()) } else { bail!("nft refused: {}", refusal(&path, &said)) }
+    }
+
+    fn write(&self, script: &str) -> io::Result<()> {
+        self.script.set_len(0)?;
+        self.script.write_all_at(script.as_bytes(), 0)
     }
 
     /// Hands lines over, and returns what it said until it had done them.
     async fn ask(&mut self, lines: &str) -> anyhow::Result<Vec<String>> {
-        self.told += lines.len();
         self.is_busy = true;
         self.lines.write_all(format!("{lines}{QUESTION}\n").as_bytes()).await.context("nft -i has ended")?;
         let mut said = Vec::new();
@@ -106,39 +121,21 @@ impl Interpreter {
     }
 }
 
-/// The line that says what the lines of a script do: for nft the end of a line and a semicolon separate alike.
-fn one_line(script: &str) -> String {
-    script.trim_end().replace('\n', "; ")
-}
-
-/// What nft said of a line, with the statement that it points at in place of the whole line.
-fn refusal(line: &str, said: &[String]) -> String {
+/// What nft said of an included file, without where that is, and without the marks below a statement.
+fn refusal(path: &str, said: &[String]) -> String {
     let mut words = Vec::new();
     for text in said {
-        let marks = text.trim_start();
-        if text == line {
+        if text.starts_with("In file included from ") || text.chars().all(|c| matches!(c, '^' | '~' | ' ')) {
             continue;
         }
-        if !marks.is_empty() && marks.chars().all(|c| matches!(c, '^' | '~' | ' ')) {
-            let at = text.len() - marks.len();
-            words.push(format!("in `{}`", statement_at(line, at)));
-        } else {
-            words.push(text.clone());
+        // PATH:LINE:COLUMNS: Error: WHAT, and then the statement
+        match text.strip_prefix(path).and_then(|place| place.split_once(": ")) {
+            Some((_, what)) => words.push(what.to_owned()),
+            None if text.contains("Error: ") => words.push(text.clone()),
+            None => words.push(format!("in `{text}`")),
         }
     }
     words.join(" ")
-}
-
-/// The statement that has this byte.
-fn statement_at(line: &str, at: usize) -> &str {
-    let mut end = 0;
-    for statement in line.split("; ") {
-        end += statement.len() + 2;
-        if at < end {
-            return statement;
-        }
-    }
-    ""
 }
 
 #[cfg(test)]
@@ -146,24 +143,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_is_a_line_of_its_statements() {
-        assert_eq!(one_line("add table inet a\nadd table inet b\n"), "add table inet a; add table inet b");
-    }
-
-    #[test]
-    fn a_refusal_names_the_statement_and_not_the_whole_line() {
-        let line = one_line("add table inet a\nadd rule inet nowhere nobody drop\nadd table inet b\n");
+    fn a_refusal_names_the_statement_and_not_where_it_was_written() {
+        // as nft 1.0.6 says it
         let said = [
-            "Error: Could not process rule: No such file or directory".to_owned(),
-            line.clone(),
-            format!("{}^^^^^^^ ~~~", " ".repeat(33)),
+            "In file included from <cmdline>:1:1-27:",
+            "/proc/29319/fd/3:2:15-21: Error: Could not process rule: No such file or directory",
+            "add rule inet nowhere nobody drop",
+            "              ^^^^^^^ ~~~",
         ];
-        assert_eq!(
-            refusal(&line, &said),
-            "Error: Could not process rule: No such file or directory in `add rule inet nowhere nobody drop`"
-        );
-        assert_eq!(statement_at(&line, 0), "add table inet a");
-        assert_eq!(statement_at(&line, line.len() - 1), "add table inet b");
-        assert_eq!(statement_at(&line, line.len() + 9), "");
+        let said = said.map(str::to_owned);
+        let words = "Error: Could not process rule: No such file or directory in `add rule inet nowhere nobody drop`";
+        assert_eq!(refusal("/proc/29319/fd/3", &said), words);
+        let gone = ["Error: Could not open file \"/proc/29319/fd/3\": No such file or directory".to_owned()];
+        assert_eq!(refusal("/proc/29319/fd/3", &gone), gone[0]);
     }
 }

@@ -125,10 +125,8 @@ pub(super) async fn host_link(handle: &Handle, netns: &Path, ifname: &str) -> an
     if sandbox.is_current()? {
         bail!("{} is the node's own network namespace: a pod needs one of its own", netns.display());
     }
-    let name = ifname.to_owned();
-    let inside = tokio::task::spawn_blocking(move || sandbox.within(|| look_inside(&name)))
-        .await
-        .context("looking into the sandbox was interrupted")???;
+    // waited for right here: a look is a fraction of a millisecond, and on a busy node each thread that it goes through waits for its turn
+    let inside = sandbox.within(|| look_inside(ifname))??;
     let peer = inside.peer.ok_or_else(|| anyhow!("{ifname} has no peer on the host: only veth interfaces can join"))?;
     let link = by_index(handle, peer).await?.ok_or_else(|| anyhow!("the host side of {ifname} is gone"))?;
     if !is_veth(&link) || peer_of(&link) != Some(inside.index) {
