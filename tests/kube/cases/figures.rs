@@ -3,24 +3,32 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Case;
+use super::people::must;
 use super::trust::as_admin;
 use crate::cluster::{Cluster, NODES};
 use crate::pod::{namespace, peer_authentication, pod};
 use crate::promise::epoch_seconds;
 use crate::shell::eventually;
+use crate::weft;
 
 /// Before Weft comes.
 pub const WITHOUT: &[(&str, Case)] = &[("figure_pods_ready_without_weft", pods_ready_without)];
-/// With it.
-pub const WITH: &[(&str, Case)] =
-    &[("figure_pods_ready_with_weft", pods_ready_with), ("figure_from_a_write_to_its_effect", from_write_to_effect)];
+/// With it; the second takes it away for its time.
+pub const WITH: &[(&str, Case)] = &[
+    ("figure_pods_ready_with_weft", pods_ready_with),
+    ("figure_pods_ready_compared", pods_ready_compared),
+    ("figure_from_a_write_to_its_effect", from_write_to_effect),
+];
 
-/// Pods of the comparison, half on each node.
+/// Pods of each sweep of the comparison, half on each node.
 const PODS: usize = 100;
+/// How many pods are started at once; each has sweeps of its own.
+const AT_A_TIME: [usize; 2] = [1, 2];
 /// Writes of each kind whose effect is timed.
 const WRITES: usize = 40;
 
@@ -37,8 +45,8 @@ fn say(what: &str, unit: &str, goal: &str, values: &[f64]) {
     eprintln!("figure: {what}, of {}: p50 {half:.3} {unit}, p99 {most:.3} {unit} (goal {goal})", values.len());
 }
 
-/// From the object in the API server to its Ready condition, both as a watch of ours sees them; two pods at a time, one a node.
-fn pods_ready(cluster: &Cluster, in_namespace: &str, enrolled: bool) -> Vec<f64> {
+/// From the object in the API server to its Ready condition, both as a watch of ours sees them; the nodes by turns.
+fn pods_ready(cluster: &Cluster, in_namespace: &str, enrolled: bool, at_a_time: usize) -> Vec<f64> {
     cluster.apply(
         &(namespace(in_namespace, enrolled)
             + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: one, namespace: "
@@ -69,20 +77,18 @@ fn pods_ready(cluster: &Cluster, in_namespace: &str, enrolled: bool) -> Vec<f64>
     };
     let mut made: BTreeMap<String, Instant> = BTreeMap::new();
     let mut took = Vec::new();
-    for round in 0..PODS / 2 + 1 {
-        let names = NODES.map(|node| format!("p{round}-{node}"));
-        cluster.apply(&NODES.iter().zip(&names).map(|(node, name)| manifest(name, node)).collect::<String>());
-        let mut waiting = names.to_vec();
+    // the first pod of a node starts what is started once
+    let all: Vec<_> = (0..PODS + NODES.len()).map(|i| (NODES[i % NODES.len()], format!("p{i}"))).collect();
+    for round in all.chunks(at_a_time) {
+        cluster.apply(&round.iter().map(|(node, name)| manifest(name, node)).collect::<String>());
+        let mut waiting: Vec<_> = round.iter().map(|(_, name)| name.clone()).collect();
         while !waiting.is_empty() {
             let (line, at) = seen.recv_timeout(Duration::from_secs(60)).expect("the pod becomes Ready");
             let (name, ready) = line.split_once(' ').unwrap_or((&line, ""));
             let since = *made.entry(name.to_owned()).or_insert(at);
             if ready == "True" && waiting.iter().any(|wanted| wanted == name) {
                 waiting.retain(|wanted| wanted != name);
-                // the first round starts what is started once
-                if round > 0 {
-                    took.push(at.duration_since(since).as_secs_f64());
-                }
+                took.push(at.duration_since(since).as_secs_f64());
             }
         }
     }
@@ -90,7 +96,7 @@ fn pods_ready(cluster: &Cluster, in_namespace: &str, enrolled: bool) -> Vec<f64>
     reader.join().expect("the reader ends");
     cluster.kubectl(&["delete", "namespace", in_namespace, "--timeout=180s"]);
     await_swept(cluster, in_namespace);
-    took
+    took.split_off(NODES.len())
 }
 
 /// Until the kubelets, which look once a minute, have had the last of a namespace's pods thrown away. It costs two processes of
@@ -106,11 +112,22 @@ fn await_swept(cluster: &Cluster, namespace: &str) {
     }
 }
 
-fn pods_ready_without(cluster: &Cluster) {
-    let took = pods_ready(cluster, "without", false);
-    say("a pod is Ready without Weft", "s", "none", &took);
+/// Where the times of a sweep are kept for the comparison.
+fn kept(cluster: &Cluster, which: &str, at_a_time: usize) -> PathBuf {
+    cluster.dir.join(format!("{which}.{at_a_time}"))
+}
+
+fn sweep(cluster: &Cluster, which: &str, enrolled: bool, at_a_time: usize) {
+    let took = pods_ready(cluster, which, enrolled, at_a_time);
+    say(&format!("a pod is Ready, {which} Weft, {at_a_time} at a time"), "s", "below", &took);
     let text: Vec<_> = took.iter().map(f64::to_string).collect();
-    std::fs::write(cluster.dir.join("without"), text.join("\n")).expect("the run's folder takes files");
+    std::fs::write(kept(cluster, which, at_a_time), text.join("\n")).expect("the run's folder takes files");
+}
+
+fn pods_ready_without(cluster: &Cluster) {
+    for at_a_time in AT_A_TIME {
+        sweep(cluster, "without", false, at_a_time);
+    }
 }
 
 fn pods_ready_with(cluster: &Cluster) {
@@ -123,28 +140,45 @@ fn pods_ready_with(cluster: &Cluster) {
             })
             .count()
     };
-    let before = writes();
-    let took = pods_ready(cluster, "with", true);
-    say("an enrolled pod is Ready with Weft", "s", "below", &took);
-    // as many removals as starts, and the namespace's own
-    let a_pod = (writes() - before) as f64 / (2 * (PODS / 2 + 1)) as f64;
-    eprintln!("figure: writes of ours to the API server, a pod started and ended: {a_pod:.2} (goal 2 a start)");
-    let Ok(text) = std::fs::read_to_string(cluster.dir.join("without")) else { return };
-    let without: Vec<f64> = text.lines().map(|line| line.parse().expect("a number")).collect();
-    let more = |of: std::ops::Range<usize>, share| {
-        let [with, without] = [&took, &without].map(|all| quantile(&all[of.clone()], share));
-        (with - without) * 1000.0
-    };
-    for (share, goal) in [(0.5, 50), (0.99, 200)] {
-        eprintln!(
-            "figure: more than without at p{:.0}: {:.0} ms (goal {goal} ms)",
-            share * 100.0,
-            more(0..PODS, share)
-        );
+    for at_a_time in AT_A_TIME {
+        let before = writes();
+        sweep(cluster, "with", true, at_a_time);
+        // as many removals as starts, and the namespace's own
+        let a_pod = (writes() - before) as f64 / (PODS + NODES.len()) as f64;
+        eprintln!("figure: writes of ours to the API server, a pod started and ended: {a_pod:.2} (goal 2 a start)");
     }
-    // each pod stays: what it costs may grow with those that are there
-    let (first, last) = (more(0..PODS / 4, 0.5), more(PODS - PODS / 4..PODS, 0.5));
-    eprintln!("figure: at p50 of the first quarter of the pods: {first:.0} ms, of the last: {last:.0} ms");
+}
+
+/// The machine may have become another meanwhile: what Weft costs is counted from the middle of a sweep before it and a sweep after
+/// it, and how far these are apart is said beside it.
+fn pods_ready_compared(cluster: &Cluster) {
+    must(cluster, "meshctl", &["uninstall", "--yes"]);
+    for at_a_time in AT_A_TIME {
+        sweep(cluster, "again without", false, at_a_time);
+        let [without, with, again] = ["without", "with", "again without"].map(|which| {
+            let text = std::fs::read_to_string(kept(cluster, which, at_a_time)).unwrap_or_default();
+            text.lines().map(|line| line.parse().expect("a number")).collect::<Vec<f64>>()
+        });
+        if without.is_empty() || with.is_empty() {
+            eprintln!("figure: nothing to compare with: all of figure_pods are needed");
+            continue;
+        }
+        let compare = |what: &str, pods: std::ops::Range<usize>, share| {
+            let of = |all: &[f64]| quantile(&all[pods.clone()], share) * 1000.0;
+            let (before, after) = (of(&without), of(&again));
+            let more = of(&with) - (before + after) / 2.0;
+            let apart = after - before;
+            eprintln!(
+                "figure: {at_a_time} at a time, {what}: {more:.0} ms more than without (after it {apart:+.0} ms against before)"
+            );
+        };
+        compare("p50 (goal 50 ms)", 0..PODS, 0.5);
+        compare("p99 (goal 200 ms)", 0..PODS, 0.99);
+        // each pod stays: what it costs may grow with those that are there
+        compare("p50 of the first quarter of the pods", 0..PODS / 4, 0.5);
+        compare("p50 of the last", PODS - PODS / 4..PODS, 0.5);
+    }
+    weft::install(cluster, "default");
 }
 
 fn from_write_to_effect(cluster: &Cluster) {
