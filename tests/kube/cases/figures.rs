@@ -154,8 +154,8 @@ fn pods_ready_with(cluster: &Cluster) {
 fn pods_ready_compared(cluster: &Cluster) {
     must(cluster, "meshctl", &["uninstall", "--yes"]);
     for at_a_time in AT_A_TIME {
-        sweep(cluster, "again without", false, at_a_time);
-        let [without, with, again] = ["without", "with", "again without"].map(|which| {
+        sweep(cluster, "again-without", false, at_a_time);
+        let [without, with, again] = ["without", "with", "again-without"].map(|which| {
             let text = std::fs::read_to_string(kept(cluster, which, at_a_time)).unwrap_or_default();
             text.lines().map(|line| line.parse().expect("a number")).collect::<Vec<f64>>()
         });
