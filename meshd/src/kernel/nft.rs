@@ -23,7 +23,7 @@ const MADE_MAX: usize = 4096;
 pub(super) struct Transactions(Option<Interpreter>);
 
 impl Transactions {
-    /// Applies a script as one transaction: all of it or nothing. Its statements are its lines.
+    /// Applies a script as one transaction: all of it or nothing.
     ///
     /// # Errors
     /// nft refuses, and nothing has changed; or it does not answer, and whether something has is not known.
