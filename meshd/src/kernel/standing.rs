@@ -6,13 +6,13 @@
 //! that of an `nft -i` which waits for lines; when it or the daemon ends, the kernel takes the table away, and all is as without it.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::IpNet;
 
 use super::interpreter::Interpreter;
+use super::nft::line;
 
 /// The mark's bit of what came by table `inet weft`.
 pub(super) const BY_FILTER: u32 = policy::nft::BEFORE_MARK;
@@ -87,10 +87,11 @@ impl Standing {
 fn script(wish: &Wish) -> String {
     let bits = BY_FILTER | if wish.policies { policy::nft::JUDGED_MARK } else { 0 };
     let mut text = format!(
-        "add table inet {TABLE} {{ flags owner; }}; \
-         add chain inet {TABLE} forward {{ type filter hook forward priority -1; policy accept; }}; \
-         add counter inet {TABLE} rules_missing; flush chain inet {TABLE} forward; \
-         add rule inet {TABLE} forward meta mark and {bits:#010x} == {bits:#010x} accept"
+        "add table inet {TABLE} {{ flags owner; }}\n\
+         add chain inet {TABLE} forward {{ type filter hook forward priority -1; policy accept; }}\n\
+         add counter inet {TABLE} rules_missing\n\
+         flush chain inet {TABLE} forward\n\
+         add rule inet {TABLE} forward meta mark and {bits:#010x} == {bits:#010x} accept\n"
     );
     for (ip, is_v4) in [("ip", true), ("ip6", false)] {
         let ranges: Vec<_> =
@@ -99,11 +100,12 @@ fn script(wish: &Wish) -> String {
             continue;
         }
         for field in ["saddr", "daddr"] {
-            // writing to a String cannot fail
-            let _written = write!(
-                text,
-                "; add rule inet {TABLE} forward {ip} {field} {{ {} }} counter name rules_missing drop",
-                ranges.join(", ")
+            line(
+                &mut text,
+                format_args!(
+                    "add rule inet {TABLE} forward {ip} {field} {{ {} }} counter name rules_missing drop",
+                    ranges.join(", ")
+                ),
             );
         }
     }
