@@ -2,7 +2,8 @@
 //!
 //! A list that says that it takes files from beside it gets one of ours there, and stays as it is. Otherwise the entry goes behind
 //! the other plugins of the list that the runtime reads (the first file of the folder by name, as libcni does), and a spare one
-//! beside it. The list as it was is kept in the state folder (`cni-original`), so that it comes back byte for byte.
+//! beside it; once the runtime has called that one, the list is given back (decision 0029). The list as it was is kept in the state
+//! folder (`cni-original`), so that it comes back byte for byte.
 
 mod canary;
 mod drop_in;
@@ -42,7 +43,7 @@ pub(crate) struct Places {
     pub(crate) run_dir: PathBuf,
 }
 
-/// The list as it was, and as we made it.
+/// The list as it was, and as we made it; both empty where it was given back.
 #[derive(Serialize, Deserialize)]
 struct Original {
     file: String,
@@ -78,6 +79,10 @@ impl Install {
         let path = self.places.list()?;
         let text = read_list(&path)?;
         let rung = Rung::of(&path, &text);
+        if self.list.is_none() && self.places.is_given_back(&path) {
+            // of a daemon before this one
+            self.canary.handle_given_back();
+        }
         // one of an older list's name, or that this list would not take
         drop_in::remove(&self.places.conf_dir, rung.place())?;
         let file = rung.text(&self.places.entry())?;
@@ -86,12 +91,36 @@ impl Install {
             // the spare one first: where both are read, a pod that starts in between is brought by it
             Rung::Both(place) => {
                 self.ensure_spare(place, &file)?;
+                if !self.is_spare_lost && self.canary.is_trusted(Instant::now()) {
+                    self.give_back(&path, &text)?;
+                    self.list = Some(path);
+                    return Ok(());
+                }
                 self.ensure_in_list(&path, text)?;
             }
             Rung::List => self.ensure_in_list(&path, text)?,
         }
         self.entry.in_place();
         self.list = Some(path);
+        Ok(())
+    }
+
+    /// The list as its owner wrote it: the file beside it stands for us alone.
+    fn give_back(&mut self, path: &Path, text: &str) -> anyhow::Result<()> {
+        // once: an entry that somebody writes there later is theirs
+        if self.places.is_given_back(path) {
+            return Ok(());
+        }
+        let name = name_of(path);
+        let before = without_us(self.places.read_original().as_ref(), &name, text)
+            .with_context(|| format!("mesh-cni cannot be taken out of {}", path.display()))?;
+        if before != text {
+            atomic_write(path, before.as_bytes(), mode_of(path))?;
+        }
+        self.places.write_original(&Original { file: name, before: String::new(), after: String::new() })?;
+        // nobody takes out what is not in
+        self.entry = Fight::default();
+        tracing::info!(file = %path.display(), "The runtime reads the file beside the network list: the list is as it was");
         Ok(())
     }
 
@@ -111,9 +140,7 @@ impl Install {
             }
             Some(false) => {}
         }
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let original = Original { file, before: text, after: after.clone() };
-        atomic_write(&self.places.original(), serde_json::to_string(&original)?.as_bytes(), 0o600)?;
+        self.places.write_original(&Original { file: name_of(path), before: text, after: after.clone() })?;
         atomic_write(path, after.as_bytes(), mode_of(path))?;
         tracing::info!(file = %path.display(), "mesh-cni is chained");
         Ok(())
@@ -162,6 +189,18 @@ impl Install {
         self.canary.handle_add(is_spare, Instant::now());
     }
 
+    /// A sandbox of this network has an address, since then, and no ADD has come for it.
+    pub(crate) fn handle_missed(&mut self, network: &str, since: SystemTime) {
+        let Some(list) = self.list.as_deref().filter(|list| self.places.is_given_back(list)) else { return };
+        let given_back = fs::metadata(list).and_then(|metadata| metadata.modified());
+        let is_ours =
+            Rung::of(list, &read_list(list).unwrap_or_default()).network().is_some_and(|name| name == network);
+        if is_ours && given_back.is_ok_and(|at| since > at) {
+            tracing::warn!(file = %list.display(), "The runtime no longer reads the file beside the network list: mesh-cni goes into the list again");
+            self.canary.handle_missed();
+        }
+    }
+
     /// What `meshctl status` says of the chain: the list, and whether the runtime reads what stands beside it.
     pub(crate) fn report(&self) -> Value {
         let beside = match self.list.as_deref().map(|list| Rung::of(list, &read_list(list).unwrap_or_default())) {
@@ -200,19 +239,10 @@ impl Places {
     /// # Errors
     /// The list cannot be read or written.
     pub(crate) fn remove(&self, cache: &Path) -> anyhow::Result<Vec<String>> {
-        let original = fs::read_to_string(self.original()).ok();
-        let original: Option<Original> = original.and_then(|text| serde_json::from_str(&text).ok());
+        let original = self.read_original();
         for path in self.lists()? {
             let Ok(text) = read_list(&path) else { continue };
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let before = match &original {
-                Some(original) if original.file == name && original.after == text => original.before.clone(),
-                // somebody edited it since: only our entry goes
-                _ => match remove_plugin(&text, PLUGIN) {
-                    Ok(before) => before,
-                    Err(_not_a_list) => continue,
-                },
-            };
+            let Ok(before) = without_us(original.as_ref(), &name_of(&path), &text) else { continue };
             if before != text {
                 atomic_write(&path, before.as_bytes(), mode_of(&path))?;
             }
@@ -228,6 +258,19 @@ impl Places {
 
     fn original(&self) -> PathBuf {
         self.state_dir.join("cni-original")
+    }
+
+    fn read_original(&self) -> Option<Original> {
+        serde_json::from_str(&fs::read_to_string(self.original()).ok()?).ok()
+    }
+
+    fn write_original(&self, original: &Original) -> anyhow::Result<()> {
+        Ok(atomic_write(&self.original(), serde_json::to_string(original)?.as_bytes(), 0o600)?)
+    }
+
+    /// Whether this list was given back, and the file beside it stands for us.
+    fn is_given_back(&self, list: &Path) -> bool {
+        self.read_original().is_some_and(|original| original.file == name_of(list) && original.after.is_empty())
     }
 
     /// Our entry; what is as by default is left out.
@@ -278,6 +321,18 @@ fn read_list(path: &Path) -> anyhow::Result<String> {
         bail!("{} has {length} bytes: that is no network list", path.display());
     }
     fs::read_to_string(path).with_context(cannot)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A list as it was before us: byte for byte, or where somebody has edited it since, without our entry.
+fn without_us(original: Option<&Original>, file: &str, text: &str) -> Result<String, cni::conflist::ConflistError> {
+    match original {
+        Some(original) if original.file == file && original.after == text => Ok(original.before.clone()),
+        _ => remove_plugin(text, PLUGIN),
+    }
 }
 
 fn mode_of(path: &Path) -> u32 {

@@ -100,6 +100,85 @@ fn a_file_that_somebody_keeps_taking_away_is_fought_for_only_so_long() {
     }
 }
 
+/// Chained with the list given back.
+fn alone() -> (Node, Install) {
+    let node = Node::new(&[("10-pods.conflist", LIST)]);
+    let mut install = Install::new(node.places.clone());
+    install.ensure().unwrap();
+    install.handle_add(false);
+    install.handle_add(true);
+    install.ensure().unwrap();
+    (node, install)
+}
+
+#[test]
+fn the_list_comes_back_once_the_runtime_has_called_the_spare_entry_and_stays_as_others_write_it() {
+    let (node, mut install) = alone();
+    let list = node.places.conf_dir.join("10-pods.conflist");
+    assert_eq!(node.list("10-pods.conflist"), LIST, "byte for byte");
+    assert_eq!(
+        (drop_in(&node).unwrap()["spare"].clone(), install.report()["beside"].clone()),
+        (json!(true), json!("read"))
+    );
+    let rewritten = LIST.replace("ptp", "bridge");
+    fs::write(&list, &rewritten).unwrap();
+    install.ensure().unwrap();
+    assert_eq!(node.list("10-pods.conflist"), rewritten);
+    // the next daemon goes on so
+    let mut next = Install::new(node.places.clone());
+    next.ensure().unwrap();
+    assert_eq!(node.list("10-pods.conflist"), rewritten);
+    assert_eq!(next.report()["beside"], "read");
+    let theirs = LIST.replace("{\"type\":\"ptp\"}", "{\"type\":\"ptp\"}, {\"type\":\"mesh-cni\"}");
+    fs::write(&list, &theirs).unwrap();
+    next.ensure().unwrap();
+    assert_eq!(node.list("10-pods.conflist"), theirs, "an entry that somebody else has written");
+    fs::write(&list, &rewritten).unwrap();
+    assert!(node.places.remove(Path::new("/nowhere")).unwrap().is_empty());
+    assert_eq!(node.list("10-pods.conflist"), rewritten);
+    assert!(!node.places.conf_dir.join("pods").exists());
+}
+
+#[test]
+fn a_runtime_that_passes_the_spare_entry_over_gets_the_one_in_the_list_again() {
+    let (node, mut install) = alone();
+    let is_chained = |node: &Node| node.list("10-pods.conflist").contains("mesh-cni");
+    let (then, now) = (SystemTime::UNIX_EPOCH, SystemTime::now() + std::time::Duration::from_secs(1));
+    for (network, since) in [("pods", then), ("other", now)] {
+        install.handle_missed(network, since);
+        install.ensure().unwrap();
+        assert!(!is_chained(&node), "a pod of before or of another network");
+    }
+    install.handle_missed("pods", now);
+    install.ensure().unwrap();
+    assert!(is_chained(&node));
+    assert_eq!(install.report()["beside"], "unread");
+    install.handle_add(true);
+    install.ensure().unwrap();
+    assert!(is_chained(&node), "it is not trusted again");
+    // the next daemon asks anew
+    let mut next = Install::new(node.places.clone());
+    next.ensure().unwrap();
+    assert!(is_chained(&node));
+    next.handle_add(true);
+    next.ensure().unwrap();
+    assert_eq!(node.list("10-pods.conflist"), LIST);
+}
+
+#[test]
+fn where_somebody_keeps_taking_the_file_away_the_entry_goes_into_the_list_again() {
+    let (node, mut install) = alone();
+    for _ in 0..LOOP_COUNT {
+        fs::remove_dir_all(node.places.conf_dir.join("pods")).unwrap();
+        install.ensure().unwrap();
+        assert!(drop_in(&node).is_some() && node.list("10-pods.conflist") == LIST);
+    }
+    fs::remove_dir_all(node.places.conf_dir.join("pods")).unwrap();
+    install.ensure().unwrap();
+    assert!(drop_in(&node).is_none() && node.list("10-pods.conflist").contains("mesh-cni"));
+    assert_eq!(install.report()["beside"], "lost");
+}
+
 #[test]
 fn a_list_that_another_agent_rewrites_gets_the_entry_again_until_it_is_a_fight() {
     let node = Node::new(&[("10-pods.conflist", LIST)]);

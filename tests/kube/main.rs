@@ -8,6 +8,7 @@
 mod cases;
 mod cluster;
 mod control_plane;
+mod list;
 mod load;
 mod pod;
 mod promise;

@@ -1,7 +1,8 @@
 //! Whether the runtime reads the files beside its network list: told by who calls us.
 //!
 //! Nothing on the node says which libcni its runtime was built with. Where our entry is in the list and a spare one beside it, a runtime
-//! that reads both calls us twice for each pod, and one that does not calls us once.
+//! that reads both calls us twice for each pod, and one that does not calls us once. Where the spare one stands alone, a runtime
+//! that stopped reading it does not call us at all.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ pub(super) struct Canary {
     put_at: Option<Instant>,
     awaited: Option<Instant>,
     is_read: Option<bool>,
+    has_missed: bool,
 }
 
 impl Canary {
@@ -31,6 +33,21 @@ impl Canary {
         } else if self.put_at.is_some_and(|at| now.duration_since(at) >= RELOAD) {
             self.awaited.get_or_insert(now);
         }
+    }
+
+    /// A daemon before this one has seen that it is read.
+    pub(super) fn handle_given_back(&mut self) {
+        self.is_read = Some(true);
+    }
+
+    /// A pod was started without us while the spare entry stood alone.
+    pub(super) fn handle_missed(&mut self) {
+        (self.awaited, self.is_read, self.has_missed) = (None, Some(false), true);
+    }
+
+    /// Whether the spare entry may stand alone. Once it was passed over it may not again while this daemon runs.
+    pub(super) fn is_trusted(&self, now: Instant) -> bool {
+        !self.has_missed && self.is_read(now) == Some(true)
     }
 
     /// `None` until a pod was started.
@@ -63,5 +80,18 @@ mod tests {
         canary.handle_add(false, at(300));
         canary.handle_add(false, at(305));
         assert_eq!((canary.is_read(at(309)), canary.is_read(at(310))), (Some(true), Some(false)));
+        assert!(canary.is_trusted(at(309)) && !canary.is_trusted(at(310)));
+    }
+
+    #[test]
+    fn a_runtime_that_passed_the_spare_entry_over_once_is_not_trusted_with_it_alone_again() {
+        let (mut canary, now) = (Canary::default(), Instant::now());
+        assert!(!canary.is_trusted(now));
+        canary.handle_given_back();
+        assert!(canary.is_trusted(now));
+        canary.handle_missed();
+        assert_eq!((canary.is_trusted(now), canary.is_read(now)), (false, Some(false)));
+        canary.handle_add(true, now);
+        assert_eq!((canary.is_trusted(now), canary.is_read(now)), (false, Some(true)));
     }
 }

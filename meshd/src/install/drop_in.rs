@@ -5,12 +5,13 @@
 //! CONF_DIR/10-pods.conflist          {"name": "pods", "loadOnlyInlinedPlugins": false, …}    not touched
 //! CONF_DIR/pods/50-mesh-cni.conf     {"type": "mesh-cni"}                                    ours
 //!
-//! CONF_DIR/10-pods.conflist          {"name": "pods", "plugins": […, {"type": "mesh-cni"}]}  edited
+//! CONF_DIR/10-pods.conflist          {"name": "pods", "plugins": […, {"type": "mesh-cni"}]}  edited until the other is called
 //! CONF_DIR/pods/50-mesh-cni.conf     {"type": "mesh-cni", "spare": true}                     ours
 //! ```
 //!
 //! libcni from 1.3 appends what stands there (CNI spec 1.1, section 1), and nobody can tell from outside whether the runtime's is
-//! older: hence both. Whoever rewrites the list leaves the folder beside it alone (decision 0025).
+//! older: hence both, until the runtime has called the one beside the list (decision 0029). Whoever rewrites the list leaves the
+//! folder beside it alone (decision 0025).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,8 @@ const FOLDERS_MAX: usize = 256;
 pub(super) enum Rung {
     /// It says that it takes files: ours is there, and the list is not touched.
     Beside(PathBuf),
-    /// Our entry is in the list, and a spare one beside it, which runtimes with an older libcni do not read.
+    /// Our entry is in the list, and a spare one beside it, which runtimes with an older libcni do not read; where one reads it,
+    /// the list is given back.
     Both(PathBuf),
     /// It takes no files: our entry is in the list.
     List,
@@ -65,6 +67,11 @@ impl Rung {
             Self::Beside(place) | Self::Both(place) => Some(place),
             Self::List => None,
         }
+    }
+
+    /// The network's name, where our file is beside its list.
+    pub(super) fn network(&self) -> Option<&str> {
+        self.place()?.parent()?.file_name()?.to_str()
     }
 
     /// What stands in it.

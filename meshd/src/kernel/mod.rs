@@ -286,6 +286,11 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether there is a link of this name.
+    pub(crate) async fn has_link(&self, name: &str) -> anyhow::Result<bool> {
+        Ok(link::by_name(&self.handle, name).await?.is_some())
+    }
+
     /// Whether the pin of a link is in the kernel with exactly this content.
     pub(crate) fn holds_pin(&self, link: &str) -> bool {
         self.filter.as_ref().is_some_and(|filter| filter.pins.contains_key(link))

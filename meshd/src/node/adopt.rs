@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cni::request::Question;
 use plan::view::Pod;
@@ -60,6 +60,13 @@ struct Note {
     #[serde(default)]
     cni_args: Vec<(String, String)>,
     result: Value,
+    /// When the ADD was done.
+    #[serde(skip, default = "never")]
+    done: SystemTime,
+}
+
+fn never() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 /// The name of a network that a note does not name.
@@ -145,6 +152,9 @@ impl Node {
                 continue;
             };
             tracing::info!(pod = stray.name, "A pod that mesh-cni was not called for is attached");
+            if let Some(install) = self.install.as_mut() {
+                install.handle_missed(&note.network_name, note.done);
+            }
             match Question::decode(&note.line()) {
                 Ok(question) => {
                     let (reply, answer) = oneshot::channel();
@@ -203,8 +213,12 @@ fn note_of<'a>(notes: &'a [Note], pod: &Pod) -> Option<&'a Note> {
 
 fn read_notes(cache: &Path) -> Vec<Note> {
     let entries = std::fs::read_dir(cache.join("results")).into_iter().flatten().filter_map(Result::ok).take(NOTES_MAX);
-    let small = entries.filter(|entry| entry.metadata().is_ok_and(|m| m.is_file() && m.len() <= NOTE_BYTES_MAX));
-    small.filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()).collect()
+    let read = |entry: std::fs::DirEntry| -> Option<Note> {
+        let metadata = entry.metadata().ok().filter(|m| m.is_file() && m.len() <= NOTE_BYTES_MAX)?;
+        let note: Note = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
+        Some(Note { done: metadata.modified().ok()?, ..note })
+    };
+    entries.filter_map(read).collect()
 }
 
 #[cfg(test)]

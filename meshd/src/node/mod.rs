@@ -4,6 +4,7 @@ mod admission;
 mod adopt;
 mod answers;
 mod check;
+mod departed;
 mod keys;
 mod known;
 mod policies;
@@ -37,6 +38,7 @@ use crate::store::{AttachmentStore, DirLock, FloorStore, GuardStore, NodeFiles, 
 pub(crate) use self::admission::stopping;
 use self::admission::{Attached, WaitingAdd};
 use self::adopt::Outside;
+use self::departed::Departed;
 use self::keys::Keys;
 use self::known::Known;
 use self::policies::PolicyState;
@@ -105,6 +107,7 @@ pub(crate) struct Node {
     /// Present where a runtime that uses libcni runs the pods.
     adopts: bool,
     outside: Outside,
+    departed: Departed,
     ready: ReadyFile,
 }
 
@@ -191,6 +194,7 @@ impl Node {
             greeted: false,
             adopts: cluster.attests_nodes(),
             outside: Outside::default(),
+            departed: Departed::default(),
             ready,
             config,
             uid,

@@ -173,6 +173,7 @@ impl Node {
         if self.adopts {
             self.adopt_strays().await;
         }
+        self.forget_departed().await;
         if let Err(error) = self.attachments.retry_removals() {
             self.note_trouble("state folder", &error.into());
         } else if let Err(error) = self.trust.write_floor(wall()) {

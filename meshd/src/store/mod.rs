@@ -37,7 +37,7 @@ mod tests;
 mod tombstones;
 
 pub(crate) use atomic::{atomic_write, remove_durably};
-pub(crate) use attachments::{AttachmentStore, Removed};
+pub(crate) use attachments::{AttachmentStore, Key as AttachmentKey, Removed};
 pub(crate) use checked::{Kind, load, read_checked, save, write_checked};
 pub(crate) use error::{Damage, StoreError};
 pub(crate) use floor::FloorStore;

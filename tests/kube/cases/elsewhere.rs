@@ -69,10 +69,11 @@ fn come_and_go(cluster: &Cluster, overlay: &str, folders: Folders, list: &str) {
         cluster.kubectl(&["-n", "weft-system", "get", "pods", "-l", "app.kubernetes.io/part-of=weft", "-o", path]);
     assert!(images.split_whitespace().all(|image| image == IMAGE), "{overlay}: {images}");
     for node in NODES {
-        for look in [format!("cat {}/{list}", folders.0), format!("ls {}", folders.1)] {
-            let text = cluster.must_on(node, &look);
-            assert!(text.contains("mesh-cni"), "{overlay}: {node}: {look}: {text}");
-        }
+        let plugins = cluster.must_on(node, &format!("ls {}", folders.1));
+        assert!(plugins.contains("mesh-cni"), "{overlay}: {node}: {plugins}");
+        // in the list, until the runtime was seen to read the file beside it
+        let lists = cluster.must_on(node, &format!("cat {0}/{list} {0}/pods/*", folders.0));
+        assert!(lists.contains("mesh-cni"), "{overlay}: {node}: {lists}");
     }
     let pods = cluster.pods(overlay, true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication(overlay, "STRICT"));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Case;
 use crate::cluster::{Cluster, NODES, ROOT};
+use crate::list::Closed;
 use crate::pod::{MARKER, READY, at, peer_authentication, pod};
 use crate::promise::keeps;
 use crate::shell::eventually;
@@ -237,18 +238,9 @@ fn the_leader_is_killed(cluster: &Cluster) {
 }
 
 fn the_list_is_rewritten(cluster: &Cluster) {
-    let list = "/etc/cni/net.d/10-pods.conflist";
-    let ours = cluster.must_on("n2", &format!("cat {list}"));
-    assert!(ours.contains("mesh-cni"), "{ours}");
-    // the primary's agent writes its own list again, whole
-    let script = format!(
-        "python3 -c \"import json; open('{list}.new','w').write(json.load(open('/var/lib/weft/cni-original'))['before'])\" && \
-         mv {list}.new {list}"
-    );
-    cluster.must_on("n2", &script);
-    eventually("mesh-cni is chained again", SOON, || {
-        cluster.must_on("n2", &format!("cat {list}")).contains("mesh-cni").then_some(())
-    });
+    let closed = Closed::begin(cluster);
+    cluster.rewrite_list();
+    closed.await_listed();
     let pods = cluster.pods("rewritten", true, &[("client", "n1"), ("server", "n2")]);
     pods[0].pings_within(pods[1].ip(false), SOON);
     cluster.delete_namespaces(&["rewritten"]);

@@ -1,11 +1,12 @@
 //! Start order: an API server that a node reaches through the mesh only, an agent that writes the network list anew before the daemon
-//! runs, and one that does not stop.
+//! runs, and one that does not stop; a runtime that passes our file over.
 
 use std::time::Duration;
 
 use super::Case;
 use crate::cluster::Cluster;
 use crate::control_plane::ADDRESS;
+use crate::list::{BESIDE, Closed};
 use crate::pod::{at, peer_authentication, pod};
 use crate::shell::eventually;
 use crate::weft;
@@ -14,6 +15,7 @@ use crate::weft;
 pub const CASES: &[(&str, Case)] = &[
     ("an_api_server_behind_the_mesh_is_reached_by_a_daemon_that_restarts", api_server_behind_the_mesh),
     ("pl_04_cn_20_a_list_rewritten_before_the_daemon_runs_lets_no_pod_past", a_list_rewritten_early),
+    ("pl_04_a_runtime_that_reads_no_file_beside_its_list_any_more", a_runtime_that_reads_no_file),
     ("cn_20_an_agent_that_keeps_rewriting_the_list_is_told_of_once", an_agent_that_keeps_rewriting),
 ];
 
@@ -81,16 +83,6 @@ fn api_server_behind_the_mesh(cluster: &Cluster) {
     cluster.delete_namespaces(&["behind", "behind-plain"]);
 }
 
-/// The primary's list.
-const LIST: &str = "/etc/cni/net.d/10-pods.conflist";
-/// Its agent writes it again, whole.
-const REWRITE: &str = "L=/etc/cni/net.d/10-pods.conflist; python3 -c \"import json,sys; open(sys.argv[1],'w').write(\
-                       json.load(open('/var/lib/weft/cni-original'))['before'])\" $L.new && mv $L.new $L";
-
-fn is_chained(cluster: &Cluster) -> bool {
-    cluster.must_on("n2", &format!("cat {LIST}")).contains("mesh-cni")
-}
-
 /// n2 as it is while it boots: its daemon does nothing yet, and nobody is behind its socket.
 struct Boot<'a>(&'a Cluster);
 
@@ -106,25 +98,29 @@ impl Drop for Boot<'_> {
     }
 }
 
+fn status_of_beside(cluster: &Cluster, node: &str) -> Option<String> {
+    let daemon = weft::daemon_pod(cluster, node);
+    let ask = ["-n", "weft-system", "exec", &daemon, "--", "meshctl", "status", "-o", "json"];
+    let nodes: serde_json::Value = serde_json::from_slice(&cluster.try_kubectl(&ask).stdout).ok()?;
+    Some(nodes[0]["chain"]["beside"].as_str()?.to_owned())
+}
+
 fn a_list_rewritten_early(cluster: &Cluster) {
     let pods = cluster.pods("early", true, &[("client", "n1"), ("server", "n2")]);
-    let daemon = weft::daemon_pod(cluster, "n2");
     // this runtime's libcni reads files beside the list, and a pod has started: that is known now
     eventually("status tells that the spare entry is read", Duration::from_secs(120), || {
-        let ask = ["-n", "weft-system", "exec", &daemon, "--", "meshctl", "status", "-o", "json"];
-        let nodes: serde_json::Value = serde_json::from_slice(&cluster.try_kubectl(&ask).stdout).ok()?;
-        (nodes[0]["chain"]["beside"] == "read").then_some(())
+        (status_of_beside(cluster, "n2")? == "read").then_some(())
     });
+    cluster.await_given_back("n2");
     cluster.must_on("n2", Boot::BEGIN);
     let boot = Boot(cluster);
-    cluster.must_on("n2", REWRITE);
-    assert!(!is_chained(cluster));
+    cluster.rewrite_list();
     cluster.apply(&pod("early", "late", "n2", crate::pod::READY));
     eventually("the runtime asks mesh-cni all the same", Duration::from_secs(240), || {
         let events = cluster.kubectl(&["-n", "early", "get", "events", "-o", "jsonpath={.items[*].message}"]);
         (events.contains("meshd on this node does not answer")).then_some(())
     });
-    assert!(!is_chained(cluster), "it is the file beside the list that was read");
+    assert!(!cluster.is_listed("n2"), "it is the file beside the list that was read");
     let phase =
         cluster.kubectl(&["-n", "early", "get", "pod", "late", "-o", "jsonpath={.status.phase}{.status.podIP}"]);
     assert_eq!(phase, "Pending", "a pod started that nobody protects");
@@ -133,12 +129,58 @@ fn a_list_rewritten_early(cluster: &Cluster) {
     for ip in &late.ips {
         pods[0].pings_within(*ip, Duration::from_secs(90));
     }
-    eventually("mesh-cni is in the list again", Duration::from_secs(180), || is_chained(cluster).then_some(()));
+    assert!(!cluster.is_listed("n2"), "nobody touches the list any more");
     weft::await_ready(cluster);
     cluster.delete_namespaces(&["early"]);
 }
 
+/// The daemon of n2 stands still while this lives.
+struct Still<'a>(&'a Cluster);
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        self.0.on_node("n2", &["sh", "-c", &format!("kill -CONT $({})", weft::DAEMON)]);
+    }
+}
+
+/// As after another runtime was put in the place of this one: the file is there no more, which is the same to the runtime.
+fn a_runtime_that_reads_no_file(cluster: &Cluster) {
+    let pods = cluster.pods("passed", true, &[("client", "n1"), ("gone", "n2")]);
+    let gone = pods[1].ip(false).to_string();
+    cluster.await_given_back("n2");
+    cluster.must_on("n2", &format!("kill -STOP $({})", weft::DAEMON));
+    let still = Still(cluster);
+    // by way of the folder that the runtime watches
+    cluster.must_on("n2", &format!("mv {BESIDE} /etc/cni/net.d/.aside && rm /etc/cni/net.d/.aside"));
+    cluster.apply(&pod("passed", "late", "n2", crate::pod::READY));
+    let late = cluster.pod("passed/late");
+    cluster.kubectl(&["-n", "passed", "delete", "pod", "gone", "--grace-period=0", "--force"]);
+    let mentions = |what: &str, ip: &str| cluster.must_on("n2", &format!("cat {what}/* | grep -c '{ip}\\b' || true"));
+    eventually("its sandbox is ended, and nobody has told us", Duration::from_secs(120), || {
+        (mentions("/var/lib/cni/results", &gone).trim() == "0").then_some(())
+    });
+    assert_ne!(mentions("/var/lib/weft/attachments", &gone).trim(), "0", "a DEL has come");
+    assert_eq!(mentions("/var/lib/weft/attachments", &late.ip(false).to_string()).trim(), "0", "an ADD has come");
+    drop(still);
+    eventually("mesh-cni is in the list again", Duration::from_secs(60), || cluster.is_listed("n2").then_some(()));
+    assert_eq!(status_of_beside(cluster, "n2").as_deref(), Some("unread"));
+    for ip in &late.ips {
+        pods[0].pings_within(*ip, Duration::from_secs(90));
+    }
+    eventually("nothing is left of the pod that ended without a DEL", Duration::from_secs(60), || {
+        (mentions("/var/lib/weft/attachments", &gone).trim() == "0").then_some(())
+    });
+    // the next daemon asks the runtime anew, with the next pod
+    weft::kill_daemons(cluster, &["n2"]);
+    weft::await_ready(cluster);
+    cluster.apply(&pod("passed", "again", "n2", crate::pod::READY));
+    cluster.pod("passed/again");
+    cluster.await_given_back("n2");
+    cluster.delete_namespaces(&["passed"]);
+}
+
 fn an_agent_that_keeps_rewriting(cluster: &Cluster) {
+    let closed = Closed::begin(cluster);
     // what it counted of another case is forgotten with the process
     weft::kill_daemons(cluster, &["n2"]);
     weft::await_ready(cluster);
@@ -149,10 +191,10 @@ fn an_agent_that_keeps_rewriting(cluster: &Cluster) {
     };
     let status = ["exec", &name, "--", "meshctl", "status"];
     eventually("status tells of the fight", Duration::from_secs(120), || {
-        cluster.must_on("n2", REWRITE);
+        cluster.rewrite_list();
         let again = std::time::Instant::now();
         while again.elapsed() < Duration::from_secs(2) {
-            if is_chained(cluster) {
+            if cluster.is_listed("n2") {
                 // the next round: so many within a minute are a fight
                 return None;
             }
@@ -165,8 +207,8 @@ fn an_agent_that_keeps_rewriting(cluster: &Cluster) {
         (rounds.elapsed() > Duration::from_secs(3)).then_some(())
     });
     assert_eq!(said(&["logs", &name]), 1, "how often the log says it");
-    assert!(!is_chained(cluster), "the fight goes on");
+    assert!(!cluster.is_listed("n2"), "the fight goes on");
     weft::kill_daemons(cluster, &["n2"]);
-    eventually("mesh-cni is chained again", Duration::from_secs(180), || is_chained(cluster).then_some(()));
+    closed.await_listed();
     weft::await_ready(cluster);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Case;
 use crate::cluster::Cluster;
+use crate::list::{LIST, OWN};
 use crate::pod::{MARKER, READY, peer_authentication, pod};
 use crate::shell::eventually;
 use crate::weft;
@@ -17,8 +18,6 @@ pub const CASES: &[(&str, Case)] =
 /// 8 s of probes (Linux, `base_reachable_time_ms`, `delay_first_probe_time`, `ucast_solicit`), where it did not hear the primary plugin's one
 /// unsolicited advertisement.
 const KNOWN: Duration = Duration::from_secs(75);
-/// Where the node's list is.
-const LIST: &str = "/etc/cni/net.d/10-pods.conflist";
 
 /// The primary plugin of n2 has few addresses while this lives; then its list is as it was.
 struct FewAddresses<'a> {
@@ -28,19 +27,11 @@ struct FewAddresses<'a> {
 
 impl<'a> FewAddresses<'a> {
     fn begin(cluster: &'a Cluster, count: u32) -> Self {
-        let before = "import json; print(json.load(open('/var/lib/weft/cni-original'))['before'], end='')";
-        let before = cluster.must_on("n2", &format!("python3 -c \"{before}\""));
+        let before = cluster.must_on("n2", OWN);
         let few = Self { cluster, before };
         cluster.on_node("n2", &["python3", "-c", include_str!("../range.py"), LIST, &count.to_string()]);
-        await_chained(cluster);
         few
     }
-}
-
-fn await_chained(cluster: &Cluster) {
-    eventually("mesh-cni is chained", Duration::from_secs(120), || {
-        cluster.must_on("n2", &format!("cat {LIST}")).contains("mesh-cni").then_some(())
-    });
 }
 
 impl Drop for FewAddresses<'_> {
@@ -116,6 +107,5 @@ fn an_address_comes_again(cluster: &Cluster) {
     }
     assert_eq!(capture.markers(), 0, "clear text while an address changed hands");
     drop(few);
-    await_chained(cluster);
     cluster.delete_namespaces(&["reuse"]);
 }

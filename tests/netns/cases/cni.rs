@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, namespace, pod};
 use crate::runtime::{Runtime, Sandbox};
 use crate::shell::eventually;
 
@@ -13,6 +13,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("cn_10_cn_18_cn_22_libcni_gets_the_previous_result_in_every_version", every_version),
     ("cn_01_cn_02_a_second_add_is_refused_and_the_first_stays", second_add),
     ("cn_03_cn_04_cn_21_del_succeeds_whatever_is_gone_already", del_always),
+    ("cn_03_cn_21_an_attachment_goes_with_its_pod_and_its_interface_where_no_del_comes", no_del),
     ("cn_05_cn_08_cn_09_a_bad_call_changes_nothing", bad_calls),
     ("cn_11_a_hundred_at_once", hundred),
     ("cn_15_check_sees_what_has_drifted", check_drift),
@@ -169,6 +170,23 @@ fn del_always() {
     assert_eq!(unknown.code(), 3, "{unknown:?}");
     runtime.del(&second, Some(&result));
     runtime.nothing_left(&before);
+}
+
+fn no_del() {
+    let (lab, runtime) = empty(1);
+    lab.put("pod.yaml", &[namespace("demo", true), pod("demo", "ends", "n1", "ends", "")].concat());
+    let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=ends".to_owned();
+    let [gone, stays] = ["gone", "stays"].map(|name| Sandbox { args: args.clone(), ..Sandbox::new(name) });
+    for sandbox in [&gone, &stays] {
+        runtime.must_add(sandbox);
+    }
+    let ours = || runtime.attachments().into_iter().filter(|name| name.starts_with("case-")).collect::<Vec<_>>();
+    assert_eq!(ours(), ["case-gone@eth0", "case-stays@eth0"]);
+    gone.delete();
+    lab.remove("pod.yaml");
+    eventually("the one without an interface is gone", Duration::from_secs(30), || {
+        (ours() == ["case-stays@eth0"]).then_some(())
+    });
 }
 
 fn bad_calls() {
