@@ -79,6 +79,10 @@ impl Install {
         let path = self.places.list()?;
         let text = read_list(&path)?;
         let rung = Rung::of(&path, &text);
+        if !matches!(rung, Rung::Both(_)) {
+            // nobody but us takes it away
+            self.spare = Fight::default();
+        }
         if self.list.is_none() && self.places.is_given_back(&path) {
             // of a daemon before this one
             self.canary.handle_given_back();
@@ -91,7 +95,7 @@ impl Install {
             // the spare one first: where both are read, a pod that starts in between is brought by it
             Rung::Both(place) => {
                 self.ensure_spare(place, &file)?;
-                if !self.is_spare_lost && self.canary.is_trusted(Instant::now()) {
+                if self.canary.is_trusted(Instant::now()) {
                     self.give_back(&path, &text)?;
                     self.list = Some(path);
                     return Ok(());
@@ -165,12 +169,16 @@ impl Install {
     fn ensure_spare(&mut self, place: &Path, file: &str) -> anyhow::Result<()> {
         let now = Instant::now();
         if !drop_in::is_there(place, file) {
-            if self.spare.handle_missing(now).is_none() {
-                if !self.is_spare_lost {
-                    tracing::warn!(file = %place.display(), "Another agent keeps taking mesh-cni's spare entry away: it is left out");
+            match self.spare.handle_missing(now) {
+                None => {
+                    if !self.is_spare_lost {
+                        tracing::warn!(file = %place.display(), "Another agent keeps taking mesh-cni's spare entry away: it is left out");
+                    }
+                    self.is_spare_lost = true;
+                    return Ok(());
                 }
-                self.is_spare_lost = true;
-                return Ok(());
+                Some(true) => self.canary.handle_taken_away(),
+                Some(false) => {}
             }
             drop_in::put(place, file)?;
             self.canary.handle_put(now);

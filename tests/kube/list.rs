@@ -60,6 +60,9 @@ impl<'a> Closed<'a> {
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        self.0.on_node("n2", &["sh", "-c", &rewritten(&format!("sed '{OPEN}'"))]);
+        // until the daemon has seen it
+        let wait = "for i in $(seq 100); do grep -q loadOnly /var/lib/weft/cni-original || break; sleep 0.1; done";
+        let open = rewritten(&format!("sed '{OPEN}'"));
+        self.0.on_node("n2", &["sh", "-c", &format!("{open}; {wait}")]);
     }
 }

@@ -17,7 +17,8 @@ pub(super) struct Canary {
     put_at: Option<Instant>,
     awaited: Option<Instant>,
     is_read: Option<bool>,
-    has_missed: bool,
+    /// It was passed over, or somebody took it away.
+    is_doubted: bool,
 }
 
 impl Canary {
@@ -42,12 +43,17 @@ impl Canary {
 
     /// A pod was started without us while the spare entry stood alone.
     pub(super) fn handle_missed(&mut self) {
-        (self.awaited, self.is_read, self.has_missed) = (None, Some(false), true);
+        (self.awaited, self.is_read, self.is_doubted) = (None, Some(false), true);
     }
 
-    /// Whether the spare entry may stand alone. Once it was passed over it may not again while this daemon runs.
+    /// Somebody else's hands were on the spare entry.
+    pub(super) fn handle_taken_away(&mut self) {
+        self.is_doubted = true;
+    }
+
+    /// Whether the spare entry may stand alone. Once it was passed over or taken away it may not again while this daemon runs.
     pub(super) fn is_trusted(&self, now: Instant) -> bool {
-        !self.has_missed && self.is_read(now) == Some(true)
+        !self.is_doubted && self.is_read(now) == Some(true)
     }
 
     /// `None` until a pod was started.

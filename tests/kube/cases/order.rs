@@ -143,15 +143,17 @@ impl Drop for Still<'_> {
     }
 }
 
-/// As after another runtime was put in the place of this one: the file is there no more, which is the same to the runtime.
+/// In the folder that the runtime watches: it looks again when something goes from there, and not when something comes.
+const ASIDE: &str = "/etc/cni/net.d/.aside";
+
+/// As after another runtime was put in the place of this one: the file is away meanwhile, and the daemon does not see that.
 fn a_runtime_that_reads_no_file(cluster: &Cluster) {
     let pods = cluster.pods("passed", true, &[("client", "n1"), ("gone", "n2")]);
     let gone = pods[1].ip(false).to_string();
     cluster.await_given_back("n2");
     cluster.must_on("n2", &format!("kill -STOP $({})", weft::DAEMON));
     let still = Still(cluster);
-    // by way of the folder that the runtime watches
-    cluster.must_on("n2", &format!("mv {BESIDE} /etc/cni/net.d/.aside && rm /etc/cni/net.d/.aside"));
+    cluster.must_on("n2", &format!("cp {BESIDE} /run/aside && mv {BESIDE} {ASIDE} && rm {ASIDE}"));
     cluster.apply(&pod("passed", "late", "n2", crate::pod::READY));
     let late = cluster.pod("passed/late");
     cluster.kubectl(&["-n", "passed", "delete", "pod", "gone", "--grace-period=0", "--force"]);
@@ -161,6 +163,7 @@ fn a_runtime_that_reads_no_file(cluster: &Cluster) {
     });
     assert_ne!(mentions("/var/lib/weft/attachments", &gone).trim(), "0", "a DEL has come");
     assert_eq!(mentions("/var/lib/weft/attachments", &late.ip(false).to_string()).trim(), "0", "an ADD has come");
+    cluster.must_on("n2", &format!("cp /run/aside {ASIDE} && mv {ASIDE} {BESIDE} && rm /run/aside"));
     drop(still);
     eventually("mesh-cni is in the list again", Duration::from_secs(60), || cluster.is_listed("n2").then_some(()));
     assert_eq!(status_of_beside(cluster, "n2").as_deref(), Some("unread"));
