@@ -201,17 +201,22 @@ impl Install {
     pub(crate) fn handle_missed(&mut self, network: &str, since: SystemTime) {
         let Some(list) = self.list.as_deref().filter(|list| self.places.is_given_back(list)) else { return };
         let given_back = fs::metadata(list).and_then(|metadata| metadata.modified());
-        let is_ours =
-            Rung::of(list, &read_list(list).unwrap_or_default()).network().is_some_and(|name| name == network);
+        let is_ours = self.rung().is_some_and(|rung| rung.network() == Some(network));
         if is_ours && given_back.is_ok_and(|at| since > at) {
             tracing::warn!(file = %list.display(), "The runtime no longer reads the file beside the network list: mesh-cni goes into the list again");
             self.canary.handle_missed();
         }
     }
 
+    /// How the list that was last in place takes us, as it is now.
+    fn rung(&self) -> Option<Rung> {
+        let list = self.list.as_deref()?;
+        Some(Rung::of(list, &read_list(list).unwrap_or_default()))
+    }
+
     /// What `meshctl status` says of the chain: the list, and whether the runtime reads what stands beside it.
     pub(crate) fn report(&self) -> Value {
-        let beside = match self.list.as_deref().map(|list| Rung::of(list, &read_list(list).unwrap_or_default())) {
+        let beside = match self.rung() {
             None | Some(Rung::List) => "none",
             Some(Rung::Beside(_)) => "declared",
             Some(Rung::Both(_)) if self.is_spare_lost => "lost",

@@ -32,6 +32,14 @@ impl Cluster {
         self.must_on(node, &format!("cat {LIST}")).contains("mesh-cni")
     }
 
+    /// Waits until a node's runtime is told of mesh-cni, by the list or by the file beside it.
+    pub fn await_chained(&self, node: &str) {
+        eventually("mesh-cni is chained", Duration::from_secs(120), || {
+            let is_beside = || self.on_node(node, &["grep", "-q", "mesh-cni", BESIDE]).status.success();
+            (self.is_listed(node) || is_beside()).then_some(())
+        });
+    }
+
     /// Waits until a node's runtime has been seen to read the file beside the list, and the list is its owner's again.
     pub fn await_given_back(&self, node: &str) {
         let is_beside = || self.on_node(node, &["test", "-e", BESIDE]).status.success();

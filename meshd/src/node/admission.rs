@@ -253,7 +253,7 @@ impl Node {
     }
 
     /// Forgets an attachment; one that is not there is as good. The kernel follows with the reconcile that comes next.
-    fn detach(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+    pub(super) fn detach(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         self.call_off(attachment.container_id(), attachment.ifname(), None);
         let removed = self.attachments.remove(attachment.container_id(), attachment.ifname());
         self.patient.remove(&key(attachment));
@@ -357,11 +357,16 @@ impl Node {
         (same && here && !pod.finished).then(|| pod.clone())
     }
 
+    /// The manifest of the very pod that was written down.
+    pub(super) fn listed(&self, record: &PodRecord) -> Option<&Pod> {
+        let pod = self.view.pods.get(&(record.namespace.clone(), record.name.clone()))?;
+        (pod.uid == record.uid).then_some(pod)
+    }
+
     /// The pod of an attachment: its manifest, or what was written down while that is not at hand.
     pub(super) fn pod_of(&self, attached: &Attached) -> Option<Pod> {
         let record = attached.pod.as_ref()?;
-        let known = self.view.pods.get(&(record.namespace.clone(), record.name.clone()));
-        if let Some(pod) = known.filter(|pod| pod.uid == record.uid) {
+        if let Some(pod) = self.listed(record) {
             return Some(pod.clone());
         }
         Some(Pod {

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use cni::Attachment;
+
 use super::Node;
 use super::admission::Attached;
 use crate::store::AttachmentKey as Key;
@@ -35,11 +37,7 @@ impl Node {
         if !self.view.is_synced() {
             return;
         }
-        let is_gone = |held: &Attached| {
-            let Some(record) = &held.pod else { return false };
-            let pod = self.view.pods.get(&(record.namespace.clone(), record.name.clone()));
-            pod.is_none_or(|pod| pod.uid != record.uid)
-        };
+        let is_gone = |held: &Attached| held.pod.as_ref().is_some_and(|record| self.listed(record).is_none());
         let records = self.attachments.records();
         let gone = records.iter().filter(|(_, held)| is_gone(held)).map(|(key, _)| key.clone()).collect();
         for key in self.departed.due(&gone, Instant::now()) {
@@ -50,9 +48,10 @@ impl Node {
                 Ok(true) => continue,
                 Err(error) => return self.note_trouble("kernel", &error),
             }
-            self.attachments.remove(&key.0, &key.1);
-            self.patient.remove(&key);
-            tracing::info!(container = key.0, "A pod is gone and no DEL came for it: it is detached");
+            let Ok(attachment) = Attachment::new(&key.0, &key.1) else { continue };
+            // a file that cannot be removed is told of, and tried again each round
+            let _told = self.detach(&attachment);
+            tracing::info!(%attachment, "A pod is gone and no DEL came for it: it is detached");
             self.hear();
         }
     }

@@ -71,14 +71,20 @@ fn come_and_go(cluster: &Cluster, overlay: &str, folders: Folders, list: &str) {
     for node in NODES {
         let plugins = cluster.must_on(node, &format!("ls {}", folders.1));
         assert!(plugins.contains("mesh-cni"), "{overlay}: {node}: {plugins}");
-        // in the list, until the runtime was seen to read the file beside it
-        let lists = cluster.must_on(node, &format!("cat {0}/{list} {0}/pods/*", folders.0));
-        assert!(lists.contains("mesh-cni"), "{overlay}: {node}: {lists}");
+        let file = cluster.must_on(node, &format!("cat {}/pods/50-mesh-cni.conf", folders.0));
+        assert!(file.contains("mesh-cni"), "{overlay}: {node}: {file}");
     }
     let pods = cluster.pods(overlay, true, &[("client", "n1"), ("server", "n2")]);
     cluster.apply(&peer_authentication(overlay, "STRICT"));
     for ip in &pods[1].ips {
         pods[0].pings_within(*ip, Duration::from_secs(90));
+    }
+    for node in NODES {
+        // the runtime has called it by that file
+        eventually("the list is given back", Duration::from_secs(60), || {
+            let text = cluster.must_on(node, &format!("cat {}/{list}", folders.0));
+            (!text.contains("mesh-cni")).then_some(())
+        });
     }
     must(cluster, "meshctl", &["uninstall", "--yes"]);
     assert_eq!(files(cluster, folders), before, "{overlay}: what is left, or gone");

@@ -30,6 +30,7 @@ impl<'a> FewAddresses<'a> {
         let before = cluster.must_on("n2", OWN);
         let few = Self { cluster, before };
         cluster.on_node("n2", &["python3", "-c", include_str!("../range.py"), LIST, &count.to_string()]);
+        cluster.await_chained("n2");
         few
     }
 }
@@ -107,5 +108,6 @@ fn an_address_comes_again(cluster: &Cluster) {
     }
     assert_eq!(capture.markers(), 0, "clear text while an address changed hands");
     drop(few);
+    cluster.await_chained("n2");
     cluster.delete_namespaces(&["reuse"]);
 }

@@ -80,6 +80,7 @@ fn the_runtime_asks(cluster: &Cluster) {
         why().contains("kubelet is posting ready").then_some(())
     });
     drop(list);
+    cluster.await_chained("n2");
     // and its pods are served as before
     let pods = cluster.pods("asked", true, &[("client", "n1"), ("server", "n2")]);
     pods[0].pings_within(pods[1].ip(false), Duration::from_secs(90));
